@@ -1,0 +1,163 @@
+"""Load, plan, run: what the commands do, for Python. Prints nothing.
+
+    from runner import Options, load, plan, run
+    summary = run("jobs/nightly-thumbnails.yaml", Options(provider="simulator"))
+
+Owns the public functions and the embedded simulator's process. Whoever wants to see a run listens to its events.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner import catalog as catalogs
+from runner import invocation
+from runner import manifest as manifests
+from runner.errors import RunnerError
+from runner.invocation import Options
+from runner.planner import Plan
+
+if TYPE_CHECKING:
+    from runner.engine.events import Event, Listener, Summary
+    from runner.engine.pool import Stop
+    from runner.manifest import Manifest
+    from runner.tasks import Status
+
+
+__all__ = ["Options", "load", "manifest_path", "plan", "retry", "run", "simulator"]
+
+_DEFAULT = Options()
+
+
+def load(path: str | Path, options: Options = _DEFAULT) -> Manifest:  # frozen, so shared safely
+    """Read and check a manifest.
+
+    Raises:
+        ManifestError: it is not valid; the message has file, line, column and the nearest valid word.
+    """
+    return manifests.load(Path(path), overrides=options.overrides, catalog=catalogs.load(options.catalog))
+
+
+def plan(job: str | Path, options: Options = _DEFAULT) -> Plan:  # frozen, so shared safely
+    """What `run` would do and cost; nothing is sent and nothing is written.
+
+    Raises:
+        InputError: the job or its manifest is not valid.
+        StopRun: its model has been shut down.
+    """
+    from runner.ledger import Ledger
+
+    path = options.ledger_path
+    if not path.exists():
+        return invocation.make_plan(invocation.prepare(job, options, None), None)
+    with Ledger.open(path, create=False) as ledger:
+        return invocation.make_plan(invocation.prepare(job, options, ledger), ledger)
+
+
+def run(
+    job: str | Path,
+    options: Options = _DEFAULT,  # frozen, so shared safely
+    *,
+    listener: Listener | None = None,
+    stop: Stop | None = None,
+    handle_signals: bool = False,
+) -> Summary:
+    """Make what the job wants and does not have yet. `listener` hears every event; `stop` ends the run early.
+
+    With `handle_signals` the first SIGINT or SIGTERM lets what is in flight finish, the second gives it up. What ends
+    a run once it has begun is in the summary (`exit_code`, `reason`), not raised.
+
+    Raises:
+        InputError: the job, its manifest or an option is not valid; nothing was sent.
+        Locked: another run holds the job.
+        StopRun: the model has been shut down.
+        LedgerError, StoreError: the ledger or the output folder cannot be used.
+    """
+    import anyio
+
+    from runner.engine.pool import Stop
+    from runner.ledger import Ledger
+    from runner.provider import Endpoint
+    from runner.session import Session
+
+    with Ledger.open(options.ledger_path, create=True) as ledger:
+        request = invocation.prepare(job, options, ledger)
+        own_simulator = invocation.embeds(request.provider, options)
+        endpoint = None if own_simulator else invocation.endpoint(request.provider, options)
+        with ledger.lock(request.manifest.name, now=invocation.now()):
+            session = Session(request, options, ledger, listener or _ignore, stop or Stop(), handle_signals)
+            if endpoint is not None:
+                return anyio.run(session.run, endpoint)
+            with simulator() as base_url:
+                return anyio.run(session.run, Endpoint(request.provider.name, base_url, "simulator"))
+
+
+@contextmanager
+def simulator() -> Iterator[str]:
+    """The embedded simulator, in a process of its own, for the block; its base URL.
+
+    Raises:
+        RunnerError: it did not start.
+    """
+    command = [sys.executable, "-m", "runner", "simulate", "--port", "0", "--until-stdin-closes", "--quiet"]
+    # A session of its own: Ctrl-C is for the run, which then lets its requests finish. If the run is killed, the pipe
+    # closes and the simulator ends as well.
+    process = subprocess.Popen(  # noqa: S603  # our own module
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        if process.stdout is None or process.stdin is None:
+            raise RunnerError("the embedded simulator has no pipes")
+        base_url = process.stdout.readline().strip()
+        if not base_url.startswith("http"):
+            raise RunnerError("the embedded simulator did not start", hint="try `runner simulate` by itself")
+        yield base_url
+    finally:
+        with suppress(OSError):
+            if process.stdin is not None:
+                process.stdin.close()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def manifest_path(job: str | Path, options: Options) -> Path:
+    """The manifest's path from a path or, once known to the ledger, a job's name.
+
+    Raises:
+        InputError: neither.
+    """
+    from runner.ledger import Ledger
+
+    if Path(job).is_file() or not options.ledger_path.exists():
+        return invocation.find_manifest(job, None)
+    with Ledger.open(options.ledger_path, create=False) as ledger:
+        return invocation.find_manifest(job, ledger)
+
+
+def retry(job: str | Path, options: Options, statuses: Sequence[Status], code: str | None) -> dict[Status, int]:
+    """Let the tasks in these statuses (with this error code) be planned again; how many there were of each.
+
+    Raises:
+        InputError: the ledger does not know the job.
+        Locked: a run holds it.
+    """
+    from runner.ledger import Ledger
+
+    with Ledger.open(options.ledger_path, create=False) as ledger:
+        found = invocation.find_job(job, ledger)
+        with ledger.lock(found.name, now=invocation.now()):
+            return {status: ledger.retry(found, status, code) for status in statuses}
+
+
+def _ignore(_event: Event) -> None:
+    return None

@@ -1,0 +1,92 @@
+"""Reads the catalog that comes with the package, and a user's own file laid over it.
+
+Owns the merge: mappings merge key by key, a price replaces the one with the same provider, model and delivery,
+everything else is replaced. Refuses to know what the figures mean.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from runner.catalog.types import Catalog
+from runner.errors import InputError
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@cache
+def load(override: Path | None = None) -> Catalog:
+    """The catalog of this version, with `override` (a YAML file of the same shape, any part of it) laid over it.
+
+    Raises:
+        InputError: the override cannot be read or does not fit; the message names the file and the key.
+    """
+    text = importlib.resources.files("runner.catalog").joinpath("catalog.yaml").read_text("utf-8")
+    data: dict[str, Any] = yaml.load(text, _Loader)  # noqa: S506  # a safe loader, the C one where there is one
+    where = "the catalog"
+    if override is not None:
+        where = str(override)
+        data = _merge(data, _read(override))
+    for kind in ("providers", "models"):
+        section: Any = data.get(kind)
+        for name, entry in section.items() if isinstance(section, dict) else ():
+            if isinstance(entry, dict):
+                entry.setdefault("name", name)
+    try:
+        return Catalog.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{where}: {key}: {first['msg']}", hint="see `runner models --help`") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    try:
+        _refuse_aliases(path, text)
+        data = yaml.load(text, _Loader)  # noqa: S506  # as above
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a catalog is a mapping with any of: providers, models, prices, tiers, sources")
+    own = {key: value for key, value in data.items() if key != "version"}
+    own["version"] = data.get("version", f"own:{path.name}")
+    return own
+
+
+def _refuse_aliases(path: Path, text: str) -> None:
+    """A catalog needs no YAML aliases, and refusing them all leaves no room for a bomb."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
+        raise InputError(f"{path}: YAML aliases are not allowed in a catalog")
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old: Any = merged.get(key)
+        if key == "prices" and isinstance(old, list) and isinstance(value, list):
+            merged[key] = _merge_prices(old, value)
+        elif isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _merge_prices(base: list[Any], over: list[Any]) -> list[Any]:
+    def identity(entry: Any) -> Any:
+        if not isinstance(entry, dict):
+            return None
+        return (entry.get("provider"), entry.get("model"), entry.get("delivery", "online"))
+
+    replaced = {identity(entry) for entry in over}
+    return [entry for entry in base if identity(entry) not in replaced] + over

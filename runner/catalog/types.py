@@ -1,0 +1,227 @@
+"""What the catalog holds, as frozen Pydantic models: the file is a stranger's data, a user's own override above all.
+
+Owns the shape of the catalog and look-ups in it. Refuses to read files and to do arithmetic on prices.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from runner.errors import InputError
+
+Delivery = Literal["online", "batch"]
+
+
+def _exact(value: object) -> object:
+    """A YAML float goes through its shortest text, so that 0.1 stays 0.1."""
+    return str(value) if isinstance(value, float) else value
+
+
+Usd = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0)]
+
+
+def _size(value: str) -> str:
+    width, _, height = value.partition("x")
+    if not (width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
+        raise ValueError(f"{value!r} is not WIDTHxHEIGHT")
+    return value
+
+
+Size = Annotated[str, AfterValidator(_size)]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Data):
+    """Where a figure was read, and when."""
+
+    what: str
+    date: dt.date
+
+
+class Provider(_Data):
+    """Who serves the Images API. `like` names the provider whose prices stand where this one has none."""
+
+    name: str
+    base_url: str | None = None
+    base_url_env: str | None = None
+    api_key_env: str | None = None
+    like: str | None = None
+    simulated: bool = False
+    enforces_shutdown: bool = False
+    source: str
+
+
+class FreeSizes(_Data):
+    """The rule for sizes that are not listed: both sides divisible by `multiple_of`, ratio and area bounded."""
+
+    multiple_of: int = Field(ge=1)
+    max_ratio: float = Field(ge=1)
+    max_long_side: int
+    max_short_side: int
+    source: str
+
+    def allows(self, width: int, height: int) -> bool:
+        """Whether WIDTHxHEIGHT in pixels obeys the rule."""
+        long, short = max(width, height), min(width, height)
+        return (
+            short > 0
+            and width % self.multiple_of == 0
+            and height % self.multiple_of == 0
+            and long <= short * self.max_ratio
+            and long <= self.max_long_side
+            and short <= self.max_short_side
+        )
+
+
+class Lifecycle(_Data):
+    """How long one provider serves a model. After `shutdown` (a date, UTC) it answers `model_not_found`."""
+
+    shutdown: dt.date | None = None
+    source: str
+
+
+class Model(_Data):
+    """What one model accepts, and how many output tokens its images take (expected values).
+
+    `output_tokens[quality][size]`; a size that is not listed is scaled by area from the dearest listed one.
+    """
+
+    name: str
+    sizes: tuple[Size, ...]
+    free_sizes: FreeSizes | None = None
+    qualities: tuple[str, ...]
+    backgrounds: tuple[str, ...] = ("auto", "opaque", "transparent")
+    output_formats: tuple[str, ...] = ("png", "jpeg", "webp")
+    moderations: tuple[str, ...] = ("auto", "low")
+    max_prompt_chars: int = 32_000
+    output_tokens: dict[str, dict[Size, int]]
+    output_tokens_source: str
+    lifecycle: dict[str, Lifecycle]
+    successors: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    batch: bool | None = None
+    source: str
+
+    def allows_size(self, size: str) -> bool:
+        """Whether the model makes this size (`auto` or `WIDTHxHEIGHT`)."""
+        if size == "auto" or size in self.sizes:
+            return True
+        width, _, height = size.partition("x")
+        return (
+            self.free_sizes is not None
+            and width.isascii()
+            and width.isdigit()
+            and height.isascii()
+            and height.isdigit()
+            and self.free_sizes.allows(int(width), int(height))
+            and size == f"{int(width)}x{int(height)}"
+        )
+
+
+class Prices(_Data):
+    """USD per one million tokens of one model at one provider, for one delivery.
+
+    `published_per_image[quality][size]` is the provider's price list in USD per image, where it has one that is above
+    tokens x rate; money is reserved at that price.
+    """
+
+    provider: str
+    model: str
+    delivery: Delivery = "online"
+    text_in: Usd
+    cached_text_in: Usd
+    image_in: Usd
+    cached_image_in: Usd
+    image_out: Usd
+    published_per_image: dict[str, dict[Size, Usd]] = {}
+    source: str
+
+
+class TierLimits(_Data):
+    """What a usage tier allows per minute."""
+
+    images_per_minute: int = Field(ge=1)
+    tokens_per_minute: int = Field(ge=1)
+
+
+class Catalog(_Data):
+    """Everything the runner believes about the outside world. `version` is stored beside every cost."""
+
+    version: str
+    sources: dict[str, Source]
+    providers: dict[str, Provider]
+    models: dict[str, Model]
+    prices: tuple[Prices, ...]
+    tiers: dict[int, TierLimits]
+    tiers_source: str
+
+    def provider(self, name: str) -> Provider:
+        """Raises InputError, with the nearest name, for a provider that the catalog does not have."""
+        try:
+            return self.providers[name]
+        except KeyError:
+            raise InputError(
+                f"there is no provider {name!r} in the catalog",
+                hint=_nearest(name, self.providers),
+            ) from None
+
+    def model(self, name: str) -> Model:
+        """The model of this name or alias.
+
+        Raises:
+            InputError: not in the catalog, with the nearest name.
+        """
+        if name in self.models:
+            return self.models[name]
+        for model in self.models.values():
+            if name in model.aliases:
+                return model
+        raise InputError(
+            f"there is no model {name!r} in the catalog",
+            hint=_nearest(name, self.models) + "; a model of your own goes into a file for --catalog",
+        )
+
+    def prices_for(self, provider: str, model: str, delivery: Delivery = "online") -> Prices:
+        """The price list of a model at a provider, following `like`.
+
+        Raises:
+            InputError: nobody has a price for it: what cannot be priced cannot be kept under a cap.
+        """
+        canonical = self.model(model).name
+        seen: list[str] = []
+        name: str | None = provider
+        while name is not None and name not in seen:
+            seen.append(name)
+            for prices in self.prices:
+                if prices.provider == name and prices.model == canonical and prices.delivery == delivery:
+                    return prices
+            name = self.provider(name).like
+        raise InputError(
+            f"the catalog has no {delivery} price for {canonical} at {provider}",
+            hint="add one in a file of your own and name it with --catalog (see `runner models --help`)",
+        )
+
+    def lifecycle(self, provider: str, model: str) -> Lifecycle | None:
+        """How long `provider` serves `model`, following `like`; None where nothing is known."""
+        lifecycles = self.model(model).lifecycle
+        seen: list[str] = []
+        name: str | None = provider
+        while name is not None and name not in seen:
+            if name in lifecycles:
+                return lifecycles[name]
+            seen.append(name)
+            name = self.provider(name).like
+        return None
+
+
+def _nearest(word: str, known: dict[str, Provider] | dict[str, Model]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"

@@ -1,0 +1,162 @@
+"""Commands around the work: init, doctor, simulate.
+
+Owns their arguments. The first manifest's text is `templates/manifest.yaml`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runner.cli import console, options
+from runner.errors import InputError
+
+
+class Art(StrEnum):
+    """What the simulator draws."""
+
+    DRAWN = "drawn"
+    FLAT = "flat"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(epilog="Example: runner init jobs/spring.yaml")(init)
+    app.command(epilog="Example: runner doctor --provider cometapi")(doctor)
+    app.command(
+        epilog="Example: runner simulate --port 8080 --latency p50=18,p95=46,scale=0.01 --images-per-minute 50"
+    )(simulate)
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="The manifest to write.")] = Path("jobs/first.yaml"),
+) -> None:
+    """Write a first manifest to start from; an existing file is left alone."""
+    import importlib.resources
+    import re
+
+    if path.suffix not in (".yaml", ".yml"):
+        raise InputError(
+            f"{path} does not end in .yaml", hint="a manifest is a YAML file: runner init jobs/spring.yaml"
+        )
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "first"
+    template = importlib.resources.files("runner.cli").joinpath("templates", "manifest.yaml").read_text("utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(template.replace("NAME", name))
+    except FileExistsError:
+        raise InputError(f"{path} exists already and was left as it is", hint="choose another name") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    console.out(f"wrote {path}")
+    console.out(f"next: runner plan {path}")
+    console.out(f"      runner run {path} --provider simulator     (free: nothing is sent to anyone)")
+    console.out(f"      runner run {path}                          (needs OPENAI_API_KEY)")
+
+
+def doctor(
+    model: Annotated[str, typer.Option("--model", help="The model to ask the provider about.")] = "gpt-image-1-mini",
+    provider: options.Provider = None,
+    base_url: options.BaseUrl = None,
+    api_key_env: options.ApiKeyEnv = None,
+    output: options.Output = None,
+    ledger: options.Ledger = None,
+    catalog: options.CatalogFile = None,
+    insecure: options.Insecure = False,
+    json: options.Json = False,
+) -> None:
+    """Check what a run needs: folder, disk, ledger, key, reachability, model and its end, clock. Costs nothing."""
+    from runner.checkup import examine
+
+    chosen = options.gather(
+        provider=provider,
+        base_url=base_url,
+        api_key_env=api_key_env,
+        insecure=insecure,
+        output=output,
+        ledger=ledger,
+        catalog=catalog,
+    )
+    failed = False
+    colours = {"ok": "green", "warning": "yellow", "failed": "red"}
+    for check in examine(chosen, model):
+        failed = failed or check.verdict == "failed"
+        if json:
+            console.line({"type": "check", "name": check.name, "verdict": check.verdict, "message": check.message})
+        else:
+            verdict = console.paint(f"{check.verdict:<8}", colours[check.verdict])
+            console.out(f"{verdict} {check.name:<9} {console.safe(check.message, keep_lines=True)}")
+    raise typer.Exit(1 if failed else 0)
+
+
+def simulate(
+    host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free one.")] = 8080,
+    latency: Annotated[
+        str,
+        typer.Option("--latency", metavar="SPEC", help="Seconds: 0.5, 0.2-1.5, p50=18,p95=46; ,scale=0.1 behind it."),
+    ] = "0",
+    images_per_minute: Annotated[int | None, typer.Option("--images-per-minute", min=1)] = None,
+    requests_per_minute: Annotated[int | None, typer.Option("--requests-per-minute", min=1)] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option("--tokens-per-minute", min=1)] = None,
+    window: Annotated[float, typer.Option("--window", help="Seconds over which the limits hold.")] = 60.0,
+    payload_kb: Annotated[
+        int | None, typer.Option("--payload-kb", min=1, help="Fill images up to this size; they stay valid.")
+    ] = None,
+    art: Annotated[
+        Art, typer.Option("--art", help="Pictures drawn from the prompt, or one for all (load tests).")
+    ] = Art.DRAWN,
+    seed: Annotated[int, typer.Option("--seed", help="What pictures, latencies and faults follow from.")] = 0,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option("--fault", metavar="RULE", help="KIND[:share=0.05][,after=10][,times=3][,match=REGEX][,value=X]"),
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option("--api-key", metavar="KEY", help="The one key to accept, instead of any.")
+    ] = None,
+    bill: Annotated[Path | None, typer.Option("--bill", help="Where to keep the bill's entries (JSON lines).")] = None,
+    catalog: options.CatalogFile = None,
+    until_stdin_closes: Annotated[
+        bool, typer.Option("--until-stdin-closes", help="End with the parent process.")
+    ] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Serve a simulated Images API: real HTTP, real images, limits, faults, and a bill of its own.
+
+    Its base URL is printed on stdout; the bill is at /simulator/bill and /simulator/bill/entries.
+    """
+    from runner.simulator import Settings, serve
+
+    def ready(base_url: str) -> None:
+        console.raw(base_url + "\n")
+        if not quiet:
+            root = base_url.removesuffix("/v1")
+            console.note(f"simulating the Images API; its bill: {root}/simulator/bill")
+            console.note(
+                f"try: runner run JOB --provider simulator --base-url {base_url}     (Ctrl-C ends this server)"
+            )
+
+    serve(
+        Settings(
+            host=host,
+            port=port,
+            seed=seed,
+            latency_s=latency,
+            images_per_minute=images_per_minute,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            window_s=window,
+            payload_kb=payload_kb,
+            art=art.value,
+            api_key=api_key,
+            faults=tuple(fault or ()),
+            bill_path=bill,
+            catalog=catalog,
+        ),
+        on_ready=ready,
+        stop_when_stdin_closes=until_stdin_closes,
+    )

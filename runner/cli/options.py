@@ -1,0 +1,91 @@
+"""The options that commands share, each defined once.
+
+Owns their names, help and parsing: the same word means the same on every command.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from runner.invocation import Options
+
+Job = Annotated[str, typer.Argument(help="A manifest's path, or the name of a job that the ledger knows.")]
+OneJob = Annotated[str | None, typer.Argument(help="A job's name or its manifest's path; every job if left out.")]
+Provider = Annotated[
+    str | None, typer.Option("--provider", help="openai, cometapi, simulator, or one of your own catalog.")
+]
+BaseUrl = Annotated[str | None, typer.Option("--base-url", help="Any server with an OpenAI-compatible Images API.")]
+ApiKeyEnv = Annotated[
+    str | None, typer.Option("--api-key-env", metavar="NAME", help="The environment variable that holds the key.")
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain HTTP to another machine.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", help="The folder of images and ledger [default: $RUNNER_OUTPUT or output]."),
+]
+Ledger = Annotated[
+    str | None,
+    typer.Option(
+        "--ledger", help="The ledger: a path or sqlite:///PATH [default: $RUNNER_LEDGER or OUTPUT/ledger.sqlite3]."
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the manifest, e.g. matrix.quality=[high]."),
+]
+Budget = Annotated[str | None, typer.Option("--budget", metavar="USD", help="The cap, instead of budget.usd.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Begin at most this many images in this run.")]
+CatalogFile = Annotated[
+    Path | None, typer.Option("--catalog", help="A YAML file of yours with prices, models or providers.")
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, each with a `type`.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only errors and the result.")]
+
+
+def gather(
+    *,
+    provider: str | None = None,
+    base_url: str | None = None,
+    api_key_env: str | None = None,
+    insecure: bool = False,
+    output: Path | None = None,
+    ledger: str | None = None,
+    overrides: list[str] | None = None,
+    budget: str | None = None,
+    limit: int | None = None,
+    catalog: Path | None = None,
+    hold_doubt: bool = False,
+) -> Options:
+    """The options of one invocation, for `runner.api`."""
+    from runner.invocation import Options
+
+    return Options(
+        provider=provider,
+        base_url=base_url,
+        api_key_env=api_key_env,
+        insecure=insecure,
+        output=output,
+        ledger=ledger,
+        overrides=tuple(overrides or ()),
+        budget_usd=_usd(budget),
+        limit=limit,
+        catalog=catalog,
+        hold_doubt=hold_doubt,
+    )
+
+
+def _usd(text: str | None) -> Decimal | None:
+    if text is None:
+        return None
+    try:
+        amount = Decimal(text.removeprefix("$"))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise typer.BadParameter(f"{text!r} is not an amount in USD, such as 2.50", param_hint="--budget")
+    return amount

@@ -1,0 +1,155 @@
+"""What a run looks like while it goes: a bar in a terminal, a line every so often elsewhere.
+
+Owns tqdm. It hears the same events as `--json` and the log, and knows nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from runner.cli import console
+from runner.engine import events
+from runner.rules.pricing import usd
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+LINE_EVERY_S = 30.0
+RATE_WINDOW_S = 60.0
+
+
+class Progress:
+    """Listens to a run's events and shows them on stderr."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._began: events.RunBegan | None = None
+        self._recent: deque[float] = deque()
+        self._made = self._bad = self._in_flight = 0
+        self._spent = self._doubt = 0
+        self._since = self._spoke = time.monotonic()
+        self._adopted = self._reused = self._found = 0
+
+    def __call__(self, event: events.Event) -> None:
+        """Take one event."""
+        match event:
+            case events.RunBegan():
+                self._begin(event)
+            case events.AttemptBegan():
+                self._in_flight += 1
+            case events.Saved():
+                self._in_flight -= 1
+                self._made += 1
+                self._spent += event.cost_microusd
+                self._recent.append(time.monotonic())
+                if self._bar is not None:
+                    self._bar.update()
+            case events.AttemptFailed():
+                self._in_flight -= 1
+                self._spent += event.cost_microusd
+                self._doubt += event.in_doubt_microusd
+                if event.retry_in_s is None and event.status != "planned":
+                    self._bad += 1
+                    self._say(
+                        f"{event.status}: {console.safe(event.name)}: {console.safe(event.message)} ({event.code})"
+                    )
+            case events.Held() if event.wait_s >= 5:
+                self._say(f"the provider asks to wait {console.duration(event.wait_s)}: {console.safe(event.message)}")
+            case events.Warned():
+                self._say(f"{console.paint('warning:', 'yellow', sys.stderr)} {console.safe(event.message)}")
+            case events.Stopping():
+                self._say(f"stopping ({event.reason}): {event.in_flight} in flight are finished; again to stop at once")
+            case events.FoundInDoubt():
+                self._found += 1
+            case events.Adopted():
+                self._adopted += 1
+            case events.Reused():
+                self._reused += 1
+            case events.Summary():
+                self._end()
+            case _:
+                pass
+        self._show()
+
+    def _begin(self, event: events.RunBegan) -> None:
+        self._began = event
+        self._spent, self._doubt = event.committed_microusd, 0
+        for count, what in (
+            (self._adopted, "images that an earlier run had received were taken over"),
+            (self._found, "requests of an earlier run are in doubt: possibly billed, they are made again"),
+            (self._reused, "images were taken over from other jobs, free"),
+        ):
+            if count:
+                console.note(f"{count} {what}")
+        if event.to_do and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=event.to_do,
+                desc=event.job[:24],
+                unit="img",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
+                mininterval=0.1,
+            )
+        elif event.to_do:
+            limit = "" if event.images_per_minute is None else f", at most {event.images_per_minute:g} a minute"
+            console.note(f"{event.job}: {event.to_do} images to make with {event.provider}{limit}")
+
+    def _show(self) -> None:
+        if self._began is None:
+            return
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._state(), refresh=False)
+            return
+        if time.monotonic() - self._spoke >= LINE_EVERY_S and self._made < self._began.to_do:
+            self._spoke = time.monotonic()
+            console.note(f"{self._began.job}: {self._made}/{self._began.to_do}, {self._state()}")
+
+    def _state(self) -> str:
+        began = self._began
+        if began is None:
+            return ""
+        now = time.monotonic()
+        while self._recent and self._recent[0] < now - RATE_WINDOW_S:
+            self._recent.popleft()
+        window_s = min(RATE_WINDOW_S, max(now - self._since, 1.0))
+        per_minute = len(self._recent) * 60.0 / window_s
+        allowed = began.images_per_minute
+        rate = f"{per_minute:.0f}/min" if allowed is None else f"{per_minute:.0f} of {allowed:g}/min"
+        money = usd(self._spent) + ("" if began.cap_microusd is None else f" of {usd(began.cap_microusd)}")
+        parts = [rate, f"{self._in_flight} in flight", money + (" simulated" if began.simulated else "")]
+        if self._doubt:
+            parts.append(f"{usd(self._doubt)} in doubt")
+        if self._bad:
+            parts.append(f"{self._bad} not made")
+        left = began.to_do - self._made - self._bad
+        speed = min(per_minute, allowed) if allowed is not None and per_minute else (allowed or per_minute)
+        if left > 0 and speed:
+            parts.append(f"{console.duration(left * 60.0 / speed)} left")
+        return ", ".join(parts)
+
+    def _say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            console.note(text)
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        self._began = None
+
+
+class Warnings:
+    """What is still said with `--quiet`: warnings alone."""
+
+    def __call__(self, event: events.Event) -> None:
+        """Take one event."""
+        if isinstance(event, events.Warned):
+            console.warn(event.message)

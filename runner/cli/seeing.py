@@ -1,0 +1,264 @@
+"""Commands that look: status, costs, export, models, schema.
+
+Owns their arguments and how their answers look in a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runner.cli import console, options
+
+if TYPE_CHECKING:
+    from runner.ledger import Job, Ledger
+
+
+class By(StrEnum):
+    """What spending is grouped by."""
+
+    JOB = "job"
+    DAY = "day"
+    MODEL = "model"
+    SIZE = "size"
+    QUALITY = "quality"
+
+
+class Format(StrEnum):
+    """The form of an export."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(epilog="Example: runner status nightly-thumbnails")(status)
+    app.command(epilog="Example: runner costs --by day --json")(costs)
+    app.command(epilog="Example: runner export nightly-thumbnails --format csv > night.csv")(export)
+    app.command(epilog="A file for --catalog has the shape of the built-in one; `--source` prints that.")(models)
+    app.command(epilog="Example: runner schema > docs/manifest.schema.json")(schema)
+
+
+def status(
+    job: options.OneJob = None,
+    output: options.Output = None,
+    ledger: options.Ledger = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    provider: options.Provider = None,
+    base_url: options.BaseUrl = None,
+    api_key_env: options.ApiKeyEnv = None,
+    overrides: options.Set = None,
+    budget: options.Budget = None,
+    limit: options.Limit = None,
+) -> None:
+    """Say where jobs stand: how many images are done, what they cost, why others are not done.
+
+    The words of `run` are taken here too, so that one line of options serves every command; status needs only
+    --output and --ledger.
+    """
+    from runner.report.status import status as look
+
+    with _open(output, ledger) as opened:
+        entries = [look(opened, found) for found in _jobs(opened, job)]
+    if json:
+        for entry in entries:
+            console.line(entry)
+    elif job is None and len(entries) != 1:
+        _show_jobs(entries)
+    else:
+        for entry in entries:
+            _show_status(entry)
+
+
+def costs(
+    job: options.OneJob = None,
+    by: Annotated[By, typer.Option("--by", help="What to group by.")] = By.JOB,
+    output: options.Output = None,
+    ledger: options.Ledger = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    provider: options.Provider = None,
+    base_url: options.BaseUrl = None,
+    api_key_env: options.ApiKeyEnv = None,
+    overrides: options.Set = None,
+    budget: options.Budget = None,
+    limit: options.Limit = None,
+) -> None:
+    """Say what was spent: real, in doubt, saved by reuse, and what simulated images would have cost."""
+    from runner.report.costs import costs as look
+    from runner.report.costs import total
+
+    with _open(output, ledger) as opened:
+        chosen = _jobs(opened, job)[0] if job is not None else None
+        entries = look(opened, by.value, chosen)
+    totals = [total(entries, simulated=kind) for kind in (False, True) if any(e["simulated"] is kind for e in entries)]
+    if json:
+        for entry in [*entries, *totals]:
+            console.line(entry)
+    else:
+        _show_costs(by.value, entries, totals)
+
+
+def export(
+    job: options.Job,
+    form: Annotated[Format, typer.Option("--format", help="The form of the lines.")] = Format.CSV,
+    to: Annotated[Path | None, typer.Option("--to", help="A file to write, instead of stdout.")] = None,
+    output: options.Output = None,
+    ledger: options.Ledger = None,
+) -> None:
+    """Write every wanted image of a job with its file, tokens and cost, as a stream."""
+    from runner.report.export import export as write
+
+    with (
+        _open(output, ledger) as opened,
+        to.open("w", encoding="utf-8", newline="") if to is not None else nullcontext(sys.stdout) as stream,
+    ):
+        count = write(opened, _jobs(opened, job)[0], form.value, stream)
+    console.note(f"{count} rows")
+
+
+def models(
+    catalog: options.CatalogFile = None,
+    source: Annotated[bool, typer.Option("--source", help="Print the built-in catalog's file.")] = False,
+    json: options.Json = False,
+) -> None:
+    """List models with sizes, qualities, prices and the date of their end; every figure's source is in the file."""
+    import importlib.resources
+
+    from runner import catalog as catalogs
+
+    if source:
+        console.raw(importlib.resources.files("runner.catalog").joinpath("catalog.yaml").read_text("utf-8"))
+        return
+    from runner.report.models import models as look
+
+    entries = look(catalogs.load(catalog))
+    if json:
+        for entry in entries:
+            console.line(entry)
+        return
+    console.table(
+        ("model", "provider", "ends", "qualities", "sizes", "USD per 1M tokens: text in", "image in", "image out"),
+        [
+            (
+                entry["model"],
+                entry["provider"],
+                entry["shutdown"] or "-",
+                ",".join(entry["qualities"]),
+                ",".join(entry["sizes"]) + (" or free" if entry["free_sizes"] else ""),
+                entry["text_in"],
+                entry["image_in"],
+                entry["image_out"],
+            )
+            for entry in entries
+        ],
+        left=5,
+    )
+
+
+def schema() -> None:
+    """Print the JSON Schema of a manifest, for editors."""
+    import json
+
+    from runner.manifest import json_schema
+
+    console.raw(json.dumps(json_schema(), indent=2) + "\n")
+
+
+def _open(output: Path | None, ledger: str | None) -> Ledger:
+    from runner.ledger import Ledger
+
+    return Ledger.open(options.gather(output=output, ledger=ledger).ledger_path, create=False)
+
+
+def _jobs(ledger: Ledger, job: str | None) -> list[Job]:
+    from runner.invocation import find_job
+
+    return ledger.jobs() if job is None else [find_job(job, ledger)]
+
+
+def _show_jobs(entries: list[dict[str, Any]]) -> None:
+    if not entries:
+        console.out("no job has been run yet")
+        return
+    console.table(
+        ("job", "done", "wanted", "planned", "running", "failed", "refused", "in doubt", "cost", "simulated"),
+        [
+            (
+                e["job"],
+                e["done"],
+                e["wanted"],
+                e["planned"],
+                e["running"],
+                e["failed"],
+                e["refused"],
+                e["in_doubt"],
+                f"${e['cost_usd']:.6f}",
+                f"${e['simulated_cost_usd']:.6f}",
+            )
+            for e in entries
+        ],
+    )
+
+
+def _show_status(entry: dict[str, Any]) -> None:
+    from runner.rules.pricing import usd
+
+    console.out(console.paint(console.safe(entry["job"]), "bold"))
+    counts = ", ".join(
+        f"{entry[name]} {name.replace('_', ' ')}"
+        for name in ("planned", "running", "submitted", "failed", "refused", "in_doubt")
+        if entry[name]
+    )
+    console.out(f"  images   {entry['done']} of {entry['wanted']} done{', ' + counts if counts else ''}")
+    if entry["reused"]:
+        console.out(f"  reused   {entry['reused']} from other jobs, free")
+    doubt = f", and {usd(entry['in_doubt_microusd'])} in doubt" if entry["in_doubt_microusd"] else ""
+    console.out(f"  cost     {usd(entry['cost_microusd'])}{doubt}")
+    if entry["simulated_cost_usd"]:
+        console.out(f"  simulated, so not spent: {usd(round(entry['simulated_cost_usd'] * 1e6))}")
+    last = entry["last_run"]
+    if last is not None:
+        how = f"ended {last['ended']} with exit code {last['exit_code']}" if last["ended"] else "has not ended"
+        who = f"{last['provider']}, pid {last['pid']} on {console.safe(last['host'])}"
+        console.out(f"  last run {last['run_id']}, {who}: began {last['started']}, {how}")
+        if last["reason"]:
+            console.out(f"           {console.safe(last['reason'])}")
+    for problem in entry["problems"]:
+        console.out(
+            f"  {problem['status']!s:<8} {problem['tasks']} x {console.safe(problem['code'])}: "
+            f"{console.safe(problem['example'])} (e.g. {console.safe(problem['name'])})"
+        )
+
+
+def _show_costs(by: str, entries: list[dict[str, Any]], totals: list[dict[str, Any]]) -> None:
+    from runner.rules.pricing import usd
+
+    if not entries:
+        console.out("nothing has been spent")
+        return
+    rows: list[tuple[object, ...]] = []
+    for entry in [*entries, *totals]:
+        name = entry.get(by, "total")
+        rows.append(
+            (
+                f"{name} (simulated)" if entry["simulated"] else name,
+                entry["requests"],
+                entry["images"],
+                usd(entry["cost_microusd"]),
+                usd(entry["in_doubt_microusd"] + entry["open_microusd"]),
+                entry["reused"],
+                usd(entry["saved_by_reuse_microusd"]),
+            )
+        )
+    console.table((by, "requests", "images", "cost", "in doubt", "reused", "saved by reuse"), rows)
+    estimated = sum(entry["estimated_microusd"] for entry in entries)
+    if estimated:
+        console.out(f"\n{usd(estimated)} of this is an estimate: those answers told no usage")

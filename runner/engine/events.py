@@ -1,0 +1,166 @@
+"""What happens in a run, as values: the progress bar, `--json` and the log all listen to the same ones.
+
+Owns the vocabulary. Amounts are micro-dollars, times are seconds. `name` is the file's name in the manifest's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class RunBegan:
+    """Everything is ready and the first request may leave."""
+
+    job: str
+    run_id: int
+    provider: str
+    simulated: bool
+    wanted: int
+    done: int
+    to_do: int
+    images_per_minute: float | None
+    concurrency: int
+    cap_microusd: int | None
+    committed_microusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """A task is done without a request: another job has made this very image."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """An image that a dead run had received was found whole and taken over."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundInDoubt:
+    """A dead run had sent this request; the provider may have billed it."""
+
+    name: str
+    in_doubt_microusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptBegan:
+    """A request is on record and leaves."""
+
+    name: str
+    attempt_id: int
+    model: str
+    reserved_microusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """An image is done: on disk and on record."""
+
+    name: str
+    attempt_id: int
+    path: str
+    prompt_id: str
+    model: str
+    bytes: int
+    latency_s: float
+    cost_microusd: int
+    cost_basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """A request brought no image. `retry_in_s` None means that it is not tried again in this run."""
+
+    name: str
+    attempt_id: int
+    status: str
+    code: str
+    message: str
+    http_status: int | None
+    request_id: str | None
+    cost_microusd: int
+    in_doubt_microusd: int
+    retry_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The provider said "slower": nobody leaves for a while."""
+
+    wait_s: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something a person should know, and that stops nothing."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """No further request leaves; what is in flight is finished, unless it was cancelled as well."""
+
+    reason: str
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended. Counts are of the tasks that are wanted; `requests` and money without `job_` are this run's.
+
+    Of a simulated run the money is in the `simulated_` fields, and the others are 0: nothing real was spent.
+    """
+
+    job: str
+    run_id: int | None
+    provider: str
+    simulated: bool
+    wanted: int
+    done: int
+    made: int
+    reused: int
+    planned: int
+    failed: int
+    refused: int
+    in_doubt: int
+    requests: int
+    cost_usd: float
+    in_doubt_usd: float
+    simulated_cost_usd: float
+    simulated_in_doubt_usd: float
+    cost_microusd: int
+    in_doubt_microusd: int
+    job_cost_usd: float
+    job_in_doubt_usd: float
+    elapsed_s: float
+    exit_code: int
+    reason: str
+    images: str
+    ledger: str
+    problems: list[dict[str, object]] = field(default_factory=list)
+
+
+Event = (
+    RunBegan
+    | Reused
+    | Adopted
+    | FoundInDoubt
+    | AttemptBegan
+    | Saved
+    | AttemptFailed
+    | Held
+    | Warned
+    | Stopping
+    | Summary
+)
+Listener = Callable[[Event], None]

@@ -1,0 +1,114 @@
+"""What a dead run left, and what need not be made at all: done before the first request of a run leaves.
+
+Owns adoption (an image that was whole on disk is not paid again), the loss of what cannot be adopted (on record as in
+doubt), reuse between jobs, and moving assets to the names that the manifest now gives them. The caller holds the job's
+lock. Blocking, in pages: nothing here grows with the number of tasks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runner.engine.events import Adopted, FoundInDoubt, Listener, Reused, Warned
+from runner.errors import StoreError
+from runner.ledger import Answer, File, Job, Ledger, Orphan
+from runner.store import Sealed, Store
+
+PAGE = 200
+
+_DIED = Answer(error_code="run_died", error_message="the run ended while this request was under way")
+
+
+def recover(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: int) -> None:
+    """Settle every attempt that a dead run left open, then remove its temporary files."""
+    while page := ledger.orphans(job, PAGE):
+        for orphan in page:
+            file = _rescued(ledger, store, orphan)
+            if file is None:
+                ledger.lose(orphan, _DIED, now_ms=now_ms)
+                emit(FoundInDoubt(orphan.name, orphan.reserved_microusd if orphan.cost_microusd is None else 0))
+            else:
+                ledger.adopt(orphan, file, now_ms=now_ms)
+                emit(Adopted(orphan.name, file.path))
+    store.sweep()
+
+
+def reuse(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: int) -> int:
+    """Take over what other jobs have made; returns how many tasks that finished."""
+    count = 0
+    for page in ledger.reusable(job):
+        for item in page:
+            if not store.matches(item.file.path, item.file.sha256):
+                continue
+            path = store.path(item.name)
+            make_room(ledger, store, path, keep_sha256=item.file.sha256)
+            if not store.occupied(path):
+                store.link(item.file.path, path)
+            ledger.reuse(item, replace(item.file, path=path), now_ms=now_ms)
+            emit(Reused(item.name, path))
+            count += 1
+    return count
+
+
+def tidy(ledger: Ledger, store: Store, job: Job, emit: Listener) -> None:
+    """Move the assets of done tasks to the names that the manifest now gives them."""
+    for page in ledger.misplaced(job, store.images):
+        for item in page:
+            path = store.path(item.name)
+            try:
+                # An earlier one of this page may have been kept aside to make room; its path is read afresh.
+                current = ledger.asset_path(item.asset_id)
+                if not store.matches(current, item.file.sha256):
+                    emit(Warned(f"{current} is missing or changed; it is wanted as {path}"))
+                    continue
+                make_room(ledger, store, path, keep_sha256=item.file.sha256)
+                if not store.occupied(path):
+                    store.link(current, path)
+                ledger.asset_moved(item.asset_id, path)
+                store.release(current)
+            except StoreError as error:
+                emit(Warned(str(error)))
+
+
+def make_room(ledger: Ledger, store: Store, path: str, *, keep_sha256: str | None = None) -> None:
+    """See that nothing lies at `path`: whatever does is kept in `superseded/`, on record if it is an asset.
+
+    A file with the very bytes that are wanted there is left, unless it is another task's asset.
+    """
+    if not store.occupied(path):
+        return
+    holder = ledger.asset_at(path)
+    if holder is None and keep_sha256 is not None and store.matches(path, keep_sha256):
+        return
+    aside = store.keep_aside(path, tag="unknown" if holder is None else f"{holder}")
+    if holder is not None:
+        ledger.asset_moved(holder, aside)
+    store.release(path)
+
+
+def _rescued(ledger: Ledger, store: Store, orphan: Orphan) -> File | None:
+    """The image that an orphan's request brought, under its own name, if it is whole anywhere on disk."""
+    if orphan.received_sha256 is not None and orphan.received_path is not None:
+        if store.matches(orphan.received_path, orphan.received_sha256):
+            found = store.examine(orphan.received_path)
+            return _file(found, orphan.received_path) if found else None
+        if not store.partial_matches(orphan.attempt_id, orphan.received_sha256):
+            return None
+    found = store.examine_partial(orphan.attempt_id)
+    if found is None or not fits(found, orphan.request.pixels, orphan.request.output_format):
+        return None
+    path = store.path(orphan.name)
+    make_room(ledger, store, path)
+    store.place(orphan.attempt_id, path)
+    return _file(found, path)
+
+
+def fits(sealed: Sealed, pixels: tuple[int, int] | None, output_format: str) -> bool:
+    """Whether an image has the format and the size that were asked for."""
+    facts = sealed.facts
+    return facts.format == output_format and (pixels is None or (facts.width, facts.height) == pixels)
+
+
+def _file(sealed: Sealed, path: str) -> File:
+    facts = sealed.facts
+    return File(path, sealed.sha256, sealed.bytes, facts.format, facts.width, facts.height, facts.has_c2pa)

@@ -1,0 +1,240 @@
+"""What one invocation means: its options, the job and its manifest, the provider and its key, limits.
+
+Owns the defaults that depend on the environment and on the date, and the choice between what the command line, the
+manifest and the catalog say. Refuses to send and to write.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner import catalog as catalogs
+from runner import manifest as manifests
+from runner import planner
+from runner.catalog import Catalog, Provider
+from runner.errors import InputError
+from runner.planner import Plan
+from runner.rules.pacing import Gate
+
+if TYPE_CHECKING:
+    from runner.ledger import Job, Ledger
+    from runner.manifest import Manifest
+    from runner.provider import Endpoint
+
+P95_LATENCY_S = 46.0
+"""How long an image may take; requests in flight are the allowed rate times this."""
+LEAST_CONCURRENCY, MOST_CONCURRENCY, FREE_CONCURRENCY = 4, 256, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What one invocation adds to a manifest; every field has the meaning of the CLI's option of that name.
+
+    `output` and `ledger` default to the environment's RUNNER_OUTPUT and RUNNER_LEDGER, then to `output` and to
+    `ledger.sqlite3` in it. `budget_usd` replaces the manifest's `budget.usd`. `limit` is the most images of this run.
+    """
+
+    provider: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    insecure: bool = False
+    output: Path | None = None
+    ledger: str | None = None
+    overrides: tuple[str, ...] = ()
+    budget_usd: Decimal | None = None
+    limit: int | None = None
+    catalog: Path | None = None
+    hold_doubt: bool = False
+
+    @property
+    def output_folder(self) -> Path:
+        """Where images go."""
+        return self.output or Path(os.environ.get("RUNNER_OUTPUT") or "output")
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where the ledger is."""
+        from runner.ledger import locate
+
+        return locate(self.ledger or os.environ.get("RUNNER_LEDGER"), self.output_folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A manifest that is valid, with the provider it goes to and what today makes of its models."""
+
+    manifest: Manifest
+    path: Path
+    catalog: Catalog
+    provider: Provider
+    models: planner.Models
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether nothing real is asked or spent."""
+        return self.provider.simulated
+
+
+def find_manifest(job: str | Path, ledger: Ledger | None) -> Path:
+    """The manifest's path from a path or, once known to the ledger, a job's name.
+
+    Raises:
+        InputError: neither.
+    """
+    path = Path(job)
+    if path.is_file():
+        return path
+    known = ledger.job(str(job)) if ledger is not None else None
+    if known is not None and known.manifest_path is not None:
+        found = Path(known.manifest_path)
+        if found.is_file():
+            return found
+        raise InputError(
+            f"the manifest of the job {known.name!r} is no longer at {found}", hint="give the path of the manifest"
+        )
+    names = ", ".join(item.name for item in ledger.jobs()[:10]) if ledger is not None else ""
+    hint = f"the ledger knows: {names}" if names else "give the path of a manifest; `runner init` writes a first one"
+    raise InputError(f"there is no manifest and no known job {str(job)!r}", hint=hint)
+
+
+def find_job(job: str | Path, ledger: Ledger) -> Job:
+    """The job of the ledger from its name or its manifest's path.
+
+    Raises:
+        InputError: the ledger does not know it.
+    """
+    found = ledger.job(str(job))
+    if found is None and Path(job).is_file():
+        found = ledger.job(manifests.load(Path(job), catalog=catalogs.load()).name)
+    if found is None:
+        names = ", ".join(item.name for item in ledger.jobs()[:10])
+        raise InputError(
+            f"the ledger {ledger.path} knows no job {str(job)!r}",
+            hint=f"it knows: {names}" if names else "nothing has been run with it yet",
+        )
+    return found
+
+
+def gates_for(manifest: Manifest, catalog: Catalog, *, simulated: bool) -> dict[str, Gate]:
+    """The gates of a run: explicit numbers, else those of the tier.
+
+    Without `tier`, the tier is the smallest that allows the images per minute that the manifest asks for (1 if it
+    asks for none). A simulator has no limits but those that the manifest names.
+    """
+    limits = manifest.limits
+    tier = limits.tier
+    gates: dict[str, Gate] = {}
+    if tier is None and not simulated:
+        wanted = limits.images_per_minute or 0
+        tier = next((n for n, t in sorted(catalog.tiers.items()) if t.images_per_minute >= wanted), None)
+    if tier is not None:
+        gates["images"] = Gate(catalog.tiers[tier].images_per_minute)
+        gates["tokens"] = Gate(catalog.tiers[tier].tokens_per_minute)
+    for name, value in (
+        ("images", limits.images_per_minute),
+        ("requests", limits.requests_per_minute),
+        ("tokens", limits.tokens_per_minute),
+    ):
+        if value is not None:
+            gates[name] = Gate(float(value), explicit=True)
+    return gates
+
+
+def concurrency_for(manifest: Manifest, gates: Mapping[str, Gate]) -> int:
+    """Requests in flight: as the manifest says, else the allowed rate times how long an image may take."""
+    if manifest.limits.concurrency is not None:
+        return manifest.limits.concurrency
+    rates = [gate.per_minute for name, gate in gates.items() if name != "tokens"]
+    if not rates:
+        return FREE_CONCURRENCY
+    return max(LEAST_CONCURRENCY, min(MOST_CONCURRENCY, round(min(rates) / 60 * P95_LATENCY_S) + 1))
+
+
+def prepare(job: str | Path, options: Options, ledger: Ledger | None) -> Request:
+    """Find, read and judge a job's manifest, and choose its provider and models.
+
+    Raises:
+        InputError: the job, its manifest or an option is not valid.
+        StopRun: its model has been shut down.
+    """
+    catalog = catalogs.load(options.catalog)
+    path = find_manifest(job, ledger)
+    manifest = manifests.load(path, overrides=options.overrides, catalog=catalog)
+    provider = catalog.provider(options.provider or manifest.provider or "openai")
+    models = planner.choose_models(
+        {name: manifest.model_origin(name) for name in manifest.models},
+        fallback=manifest.fallback_model,
+        provider=provider.name,
+        catalog=catalog,
+        today=now().date(),
+    )
+    return Request(
+        manifest, path, catalog, provider, models, gates_for(manifest, catalog, simulated=provider.simulated)
+    )
+
+
+def make_plan(request: Request, ledger: Ledger | None) -> Plan:
+    """Look at every task once: count, price, check. Nothing is written."""
+    from runner.ledger import Scratch
+
+    job = ledger.job(request.manifest.name) if ledger is not None else None
+    scratch = Scratch()
+    try:
+        return planner.make(
+            manifests.expand(request.manifest, simulated=request.simulated),
+            job=request.manifest.name,
+            provider=request.provider.name,
+            simulated=request.simulated,
+            catalog=request.catalog,
+            models=request.models,
+            gates=request.gates,
+            known=(lambda keys: ledger.known(job, keys)) if ledger is not None else (lambda keys: {}),
+            claim=scratch.claim,
+        )
+    finally:
+        scratch.close()
+
+
+def embeds(provider: Provider, options: Options) -> bool:
+    """Whether the run starts a simulator of its own."""
+    return provider.simulated and options.base_url is None
+
+
+def endpoint(provider: Provider, options: Options) -> Endpoint:
+    """Where requests go, and the key.
+
+    Raises:
+        InputError: no key, no base URL, or one that is not fit to carry a key.
+    """
+    from runner.provider import Endpoint
+
+    from_env = os.environ.get(provider.base_url_env or "", "") if provider.base_url_env else ""
+    base_url = options.base_url or from_env or provider.base_url
+    if base_url is None:
+        raise InputError(f"the provider {provider.name} has no base URL", hint="give one with --base-url")
+    variable = options.api_key_env or provider.api_key_env
+    key = os.environ.get(variable, "").strip() if variable else ""
+    if not key:
+        if provider.simulated and options.api_key_env is None:
+            key = "simulator"
+        else:
+            raise InputError(
+                f"there is no API key in the environment variable {variable or '(none is known)'}",
+                hint=f"export {variable or 'NAME'}=..., name another with --api-key-env, "
+                "or try it without a key and without cost: --provider simulator",
+            )
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"the key in {variable} has characters that no header can carry", hint="copy it once more")
+    return Endpoint.checked(provider.name, base_url, key, insecure=options.insecure)
+
+
+def now() -> dt.datetime:
+    """The time, aware, in UTC."""
+    return dt.datetime.now(dt.UTC)

@@ -1,0 +1,41 @@
+"""The sole owner of the database: tables, migrations, queries.
+
+Owns what is on record: jobs, runs, tasks, attempts, assets. Refuses to know files, requests and prices; rows never
+leave the package, and every figure in it is written by the operations in `attempts` and `enrol`.
+"""
+
+from runner.ledger.database import locate
+from runner.ledger.ledger import Ledger
+from runner.ledger.scratch import Scratch
+from runner.ledger.types import (
+    Answer,
+    Begin,
+    Cost,
+    File,
+    Job,
+    Misplaced,
+    Orphan,
+    Reusable,
+    RunStart,
+    Spending,
+    Todo,
+)
+from runner.ledger.writer import Writer
+
+__all__ = [
+    "Answer",
+    "Begin",
+    "Cost",
+    "File",
+    "Job",
+    "Ledger",
+    "Misplaced",
+    "Orphan",
+    "Reusable",
+    "RunStart",
+    "Scratch",
+    "Spending",
+    "Todo",
+    "Writer",
+    "locate",
+]

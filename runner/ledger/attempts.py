@@ -1,0 +1,269 @@
+"""What happens to one task: every statement that moves it, each inside a transaction that the caller holds.
+
+Owns the compare-and-set (`move`) and the record of attempts and assets. The table in `tasks.py` says which moves exist;
+a move that does not find its task in the expected status is an error, not a no-op.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from runner.errors import LedgerError
+from runner.ledger.tables import metadata
+from runner.ledger.types import Answer, Begin, Cost, File, Orphan, Reusable
+from runner.tasks import Event, Status, after
+
+_tasks = metadata.tables["tasks"]
+_attempts = metadata.tables["attempts"]
+_assets = metadata.tables["assets"]
+
+
+def move(connection: sa.Connection, task_id: int, status: Status, event: Event, **values: Any) -> None:
+    """Move a task by compare-and-set.
+
+    Raises:
+        LedgerError: the table has no such move, or the task is not in `status`.
+    """
+    to = after(status, event)
+    changed = connection.execute(
+        sa.update(_tasks).where(_tasks.c.id == task_id, _tasks.c.status == status).values(status=to, **values)
+    )
+    if changed.rowcount != 1:
+        found = connection.scalar(sa.select(_tasks.c.status).where(_tasks.c.id == task_id))
+        raise LedgerError(f"task {task_id} was to go from {status} to {to}, and is {found}")
+
+
+def begin(connection: sa.Connection, what: Begin) -> int:
+    """Put an attempt on record before its request leaves (law 1); its id."""
+    move(connection, what.task_id, Status.PLANNED, Event.BEGIN)
+    return inserted(
+        connection.execute(
+            sa.insert(_attempts).values(
+                task_id=what.task_id,
+                run_id=what.run_id,
+                job_id=what.job_id,
+                model=what.model,
+                simulated=what.simulated,
+                reserved_microusd=what.reserved_microusd,
+                price_version=what.price_version,
+                begun_ms=what.now_ms,
+            )
+        )
+    )
+
+
+def received(connection: sa.Connection, attempt_id: int, *, answer: Answer, cost: Cost, file: File) -> None:
+    """The image is complete and durable under its temporary name; what it cost is known from here on."""
+    _close(
+        connection,
+        attempt_id,
+        answer,
+        cost,
+        received_sha256=file.sha256,
+        received_bytes=file.bytes,
+        received_path=file.path,
+    )
+
+
+def saved(
+    connection: sa.Connection,
+    attempt_id: int,
+    *,
+    task_id: int,
+    file: File,
+    model: str,
+    simulated: bool,
+    now_ms: int,
+) -> None:
+    """The asset is durable under its own name: the task is done (law 2)."""
+    move(connection, task_id, Status.RUNNING, Event.SAVED, error_code=None, error_message=None)
+    _close(connection, attempt_id, None, None, outcome="saved", ended_ms=now_ms)
+    add_asset(
+        connection,
+        task_id=task_id,
+        attempt_id=attempt_id,
+        reused_from=None,
+        file=file,
+        model=model,
+        simulated=simulated,
+        now_ms=now_ms,
+    )
+
+
+def unsaved(
+    connection: sa.Connection,
+    attempt_id: int,
+    event: Event,
+    *,
+    task_id: int,
+    answer: Answer,
+    cost: Cost | None,
+    now_ms: int,
+) -> None:
+    """The attempt ended without an image: `event` is BACKOFF, REFUSED or GAVE_UP."""
+    move(
+        connection,
+        task_id,
+        Status.RUNNING,
+        event,
+        error_code=answer.error_code,
+        error_message=answer.error_message,
+    )
+    _close(connection, attempt_id, answer, cost, outcome=event.value, ended_ms=now_ms)
+
+
+def lost(
+    connection: sa.Connection,
+    attempt_id: int,
+    *,
+    task_id: int,
+    answer: Answer,
+    try_again: bool,
+    now_ms: int,
+) -> None:
+    """The attempt may have been billed: its reserved cost stays on record as in doubt.
+
+    With `try_again` the task is free to be begun once more at once.
+    """
+    move(
+        connection,
+        task_id,
+        Status.RUNNING,
+        Event.LOST,
+        error_code=answer.error_code,
+        error_message=answer.error_message,
+    )
+    _close(
+        connection,
+        attempt_id,
+        answer,
+        None,
+        outcome="lost",
+        ended_ms=now_ms,
+        doubt_microusd=_doubt(),
+    )
+    if try_again:
+        move(connection, task_id, Status.IN_DOUBT, Event.RETRY)
+
+
+def adopted(connection: sa.Connection, orphan: Orphan, file: File, *, now_ms: int) -> None:
+    """The image of an attempt whose run died was found whole on disk: the task is done, and paid once.
+
+    Where the answer's usage was not on record yet, the reserved cost stays in doubt.
+    """
+    move(connection, orphan.task_id, Status.RUNNING, Event.LOST)
+    move(connection, orphan.task_id, Status.IN_DOUBT, Event.ADOPT, error_code=None, error_message=None)
+    _close(connection, orphan.attempt_id, None, None, outcome="saved", ended_ms=now_ms, doubt_microusd=_doubt())
+    add_asset(
+        connection,
+        task_id=orphan.task_id,
+        attempt_id=orphan.attempt_id,
+        reused_from=None,
+        file=file,
+        model=orphan.model,
+        simulated=orphan.simulated,
+        now_ms=now_ms,
+    )
+
+
+def reused(connection: sa.Connection, item: Reusable, file: File, *, now_ms: int) -> None:
+    """Another job has made this very image, and its bytes lie at `file` as well: done without a request."""
+    move(connection, item.task_id, Status.PLANNED, Event.REUSE)
+    add_asset(
+        connection,
+        task_id=item.task_id,
+        attempt_id=None,
+        reused_from=item.asset_id,
+        file=file,
+        model=item.model,
+        simulated=item.simulated,
+        now_ms=now_ms,
+    )
+
+
+def add_asset(
+    connection: sa.Connection,
+    *,
+    task_id: int,
+    attempt_id: int | None,
+    reused_from: int | None,
+    file: File,
+    model: str,
+    simulated: bool,
+    now_ms: int,
+) -> None:
+    """Record the file of a task that is done in this very transaction."""
+    connection.execute(
+        sa.insert(_assets).values(
+            task_id=task_id,
+            attempt_id=attempt_id,
+            reused_from=reused_from,
+            path=file.path,
+            sha256=file.sha256,
+            bytes=file.bytes,
+            format=file.format,
+            width=file.width,
+            height=file.height,
+            has_c2pa=file.has_c2pa,
+            model=model,
+            simulated=simulated,
+            created_ms=now_ms,
+        )
+    )
+
+
+def asset_moved(connection: sa.Connection, asset_id: int, path: str) -> None:
+    """An asset lies elsewhere now; its bytes are the same."""
+    connection.execute(sa.update(_assets).where(_assets.c.id == asset_id).values(path=path))
+
+
+def asset_at(connection: sa.Connection, path: str) -> int | None:
+    """The asset that is recorded at `path` (relative to the output folder)."""
+    found = connection.scalar(sa.select(_assets.c.id).where(_assets.c.path == path))
+    return None if found is None else int(found)
+
+
+def asset_path(connection: sa.Connection, asset_id: int) -> str:
+    """Where an asset lies, relative to the output folder."""
+    return str(connection.execute(sa.select(_assets.c.path).where(_assets.c.id == asset_id)).scalar_one())
+
+
+def _doubt() -> sa.ColumnElement[Any]:
+    """What is known to have been billed is a cost; only the rest is a doubt."""
+    return sa.case((_attempts.c.cost_microusd.is_(None), _attempts.c.reserved_microusd), else_=None)
+
+
+def _close(connection: sa.Connection, attempt_id: int, answer: Answer | None, cost: Cost | None, **values: Any) -> None:
+    if answer is not None:
+        values.update(
+            request_id=answer.request_id,
+            http_status=answer.http_status,
+            latency_ms=answer.latency_ms,
+            error_code=answer.error_code,
+            error_message=answer.error_message,
+        )
+    if cost is not None:
+        values.update(cost_microusd=cost.microusd, cost_basis=cost.basis, usage_json=cost.usage_json)
+        if cost.usage is not None:
+            values.update(
+                input_tokens=cost.usage.input_tokens,
+                input_text_tokens=cost.usage.input_text_tokens,
+                input_image_tokens=cost.usage.input_image_tokens,
+                output_tokens=cost.usage.output_tokens,
+                total_tokens=cost.usage.total_tokens,
+            )
+    changed = connection.execute(
+        sa.update(_attempts).where(_attempts.c.id == attempt_id, _attempts.c.outcome.is_(None)).values(**values)
+    )
+    if changed.rowcount != 1:
+        raise LedgerError(f"attempt {attempt_id} has ended already")
+
+
+def inserted(result: sa.CursorResult[Any]) -> int:
+    """The id that the database gave to a new row."""
+    key = result.inserted_primary_key
+    if key is None:
+        raise LedgerError("the ledger gave no id for a new row")
+    return int(key[0])

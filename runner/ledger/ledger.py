@@ -1,0 +1,264 @@
+"""The ledger as the rest of the house sees it.
+
+Owns the life of an open ledger and of its runs, and hands out reads as values. The pool writes through `Writer`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from runner.ledger import attempts, enrol, queries
+from runner.ledger.database import Database, open_database
+from runner.ledger.lock import job_lock
+from runner.ledger.tables import metadata
+from runner.ledger.types import Answer, File, Job, Misplaced, Orphan, Reusable, RunStart, Spending, Todo
+from runner.ledger.writer import Writer
+from runner.planner import CHUNK, Known, chunks
+from runner.tasks import Event, Status, Task, after
+
+_runs = metadata.tables["runs"]
+_tasks = metadata.tables["tasks"]
+
+
+class Ledger:
+    """One open ledger. Every method is one transaction, unless it says otherwise."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool) -> Ledger:
+        """Open the ledger at `path`; see `database.open_database` for what can go wrong."""
+        return cls(open_database(path, create=create))
+
+    @property
+    def path(self) -> Path:
+        """The ledger's file."""
+        return self._database.path
+
+    def close(self) -> None:
+        """Give the database back."""
+        self._database.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def writer(self) -> Writer:
+        """The pool's group-committing writer."""
+        return Writer(self._database)
+
+    def lock(self, job: str, *, now: dt.datetime) -> AbstractContextManager[None]:
+        """Hold a job for one run; raises Locked."""
+        return job_lock(self.path, job, now=now)
+
+    # -- jobs and what they want ----------------------------------------------------------------
+
+    def job(self, name: str) -> Job | None:
+        """The job of this name, if it was ever run."""
+        with self._database.read() as connection:
+            return enrol.job(connection, name)
+
+    def jobs(self) -> list[Job]:
+        """Every job, by name."""
+        with self._database.read() as connection:
+            return queries.jobs(connection)
+
+    def make_job(self, name: str, *, manifest_path: str | None, now_ms: int) -> Job:
+        """The job of this name, made if need be."""
+        with self._database.write() as connection:
+            return enrol.make_job(connection, name, manifest_path=manifest_path, now_ms=now_ms)
+
+    def known(self, job: Job | None, keys: Sequence[str]) -> Mapping[str, Known]:
+        """What is on record of these keys, in this job and in others."""
+        with self._database.read() as connection:
+            return enrol.known(connection, job.id if job else None, keys)
+
+    def enrol(self, job: Job, tasks: Iterable[Task], *, digest: str) -> Job:
+        """Make `tasks` what the job wants. Chunk by chunk, each in its own transaction; idempotent.
+
+        Until the last chunk is in, the job wants what it wanted before.
+        """
+        with self._database.write() as connection:
+            revision = enrol.begin_revision(connection, job.id)
+        wanted = 0
+        for chunk in chunks(tasks, CHUNK):
+            with self._database.write() as connection:
+                enrol.add(connection, job.id, revision, wanted, chunk)
+            wanted += len(chunk)
+        with self._database.write() as connection:
+            enrol.activate(connection, job.id, revision, digest=digest, wanted=wanted)
+        return Job(job.id, job.name, job.manifest_path, revision, digest, wanted)
+
+    def reusable(self, job: Job) -> Iterator[list[Reusable]]:
+        """Planned tasks that another job has made already, in pages."""
+        with self._database.read() as connection:
+            if not enrol.others_have_assets(connection, job.id):
+                return
+        last = 0
+        while True:
+            with self._database.read() as connection:
+                page = enrol.reusable(connection, job.id, job.revision, last, CHUNK)
+            if not page:
+                return
+            # Several other jobs can have the same image; one is enough.
+            unique = {item.task_id: item for item in reversed(page)}
+            last = page[-1].task_id
+            yield [unique[task_id] for task_id in sorted(unique)]
+
+    def misplaced(self, job: Job, folder: str) -> Iterator[list[Misplaced]]:
+        """Done tasks whose asset is not where the manifest now wants it, in pages."""
+        last = 0
+        while True:
+            with self._database.read() as connection:
+                page = enrol.misplaced(connection, job.id, job.revision, folder, last, CHUNK)
+            if not page:
+                return
+            last = page[-1].task_id
+            yield page
+
+    # -- runs -----------------------------------------------------------------------------------
+
+    def begin_run(self, job: Job, start: RunStart, *, now_ms: int) -> int:
+        """Put a run on record; its id."""
+        with self._database.write() as connection:
+            result = connection.execute(
+                sa.insert(_runs).values(
+                    job_id=job.id,
+                    provider=start.provider,
+                    base_url=start.base_url,
+                    simulated=start.simulated,
+                    host=start.host,
+                    pid=start.pid,
+                    version=start.version,
+                    manifest=start.manifest,
+                    price_version=start.price_version,
+                    started_ms=now_ms,
+                )
+            )
+            return attempts.inserted(result)
+
+    def end_run(self, run_id: int, *, exit_code: int, reason: str | None, now_ms: int) -> None:
+        """A run has ended, and why."""
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(_runs).where(_runs.c.id == run_id).values(exit_code=exit_code, reason=reason, ended_ms=now_ms)
+            )
+
+    # -- reads ----------------------------------------------------------------------------------
+
+    def todo(self, job: Job, after_position: int, limit: int) -> list[Todo]:
+        """The next planned tasks in the manifest's order."""
+        with self._database.read() as connection:
+            return queries.todo(connection, job, after_position, limit)
+
+    def orphans(self, job: Job, limit: int) -> list[Orphan]:
+        """Tasks that a dead run left running."""
+        with self._database.read() as connection:
+            return queries.orphans(connection, job, limit)
+
+    def spending(
+        self, job: Job, *, simulated: bool, since_ms: int | None = None, run_id: int | None = None
+    ) -> Spending:
+        """What counts against a cap."""
+        with self._database.read() as connection:
+            return queries.spending(connection, job_id=job.id, simulated=simulated, since_ms=since_ms, run_id=run_id)
+
+    def statuses(self, job: Job) -> dict[Status, int]:
+        """How many wanted tasks are in each status."""
+        with self._database.read() as connection:
+            return queries.statuses(connection, job)
+
+    def reused(self, job: Job) -> int:
+        """How many wanted tasks were taken over from another job."""
+        with self._database.read() as connection:
+            return queries.reused(connection, job)
+
+    def requests(self, run_id: int) -> tuple[int, int]:
+        """How many requests a run has made, and how many of them brought an image."""
+        with self._database.read() as connection:
+            return queries.requests(connection, run_id)
+
+    def costs(self, by: queries.By, job: Job | None) -> list[dict[str, Any]]:
+        """Spending grouped by one thing."""
+        with self._database.read() as connection:
+            return queries.costs(connection, by, job)
+
+    def problems(self, job: Job, limit: int = 10) -> list[dict[str, Any]]:
+        """Why wanted tasks are not done."""
+        with self._database.read() as connection:
+            return queries.problems(connection, job, limit)
+
+    def last_run(self, job: Job) -> dict[str, Any] | None:
+        """The newest run of a job."""
+        with self._database.read() as connection:
+            return queries.last_run(connection, job)
+
+    @contextmanager
+    def export(self, job: Job) -> Iterator[Iterator[dict[str, Any]]]:
+        """A stream of every wanted task; one snapshot for the whole block."""
+        with self._database.read() as connection:
+            yield queries.export(connection, job)
+
+    def check(self) -> list[str]:
+        """What SQLite's own integrity and foreign key checks complain of."""
+        with self._database.read() as connection:
+            integrity = [str(row[0]) for row in connection.execute(sa.text("PRAGMA quick_check"))]
+            foreign = [
+                f"broken reference in {row[0]}" for row in connection.execute(sa.text("PRAGMA foreign_key_check"))
+            ]
+        return [line for line in integrity if line != "ok"] + foreign
+
+    # -- what recovery finds --------------------------------------------------------------------
+
+    def lose(self, orphan: Orphan, answer: Answer, *, now_ms: int) -> None:
+        """A dead run's attempt may have been billed, and left no image."""
+        with self._database.write() as connection:
+            attempts.lost(
+                connection, orphan.attempt_id, task_id=orphan.task_id, answer=answer, try_again=False, now_ms=now_ms
+            )
+
+    def adopt(self, orphan: Orphan, file: File, *, now_ms: int) -> None:
+        """A dead run's image was found whole on disk."""
+        with self._database.write() as connection:
+            attempts.adopted(connection, orphan, file, now_ms=now_ms)
+
+    def reuse(self, item: Reusable, file: File, *, now_ms: int) -> None:
+        """Another job's image serves this task as well."""
+        with self._database.write() as connection:
+            attempts.reused(connection, item, file, now_ms=now_ms)
+
+    def asset_at(self, path: str) -> int | None:
+        """The asset that is recorded at `path` (relative to the output folder)."""
+        with self._database.read() as connection:
+            return attempts.asset_at(connection, path)
+
+    def asset_path(self, asset_id: int) -> str:
+        """Where an asset lies now."""
+        with self._database.read() as connection:
+            return attempts.asset_path(connection, asset_id)
+
+    def asset_moved(self, asset_id: int, path: str) -> None:
+        """An asset lies elsewhere now."""
+        with self._database.write() as connection:
+            attempts.asset_moved(connection, asset_id, path)
+
+    # -- asked by a person ----------------------------------------------------------------------
+
+    def retry(self, job: Job, status: Status, code: str | None) -> int:
+        """Make failed, refused or in-doubt tasks planned again; how many there were."""
+        change = sa.update(_tasks).where(
+            _tasks.c.job_id == job.id, _tasks.c.revision == job.revision, _tasks.c.status == status
+        )
+        if code is not None:
+            change = change.where(_tasks.c.error_code == code)
+        with self._database.write() as connection:
+            return connection.execute(change.values(status=after(status, Event.RETRY))).rowcount

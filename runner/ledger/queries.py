@@ -1,0 +1,340 @@
+"""What the ledger can tell: counts, spending, exports, and what is still to do. Reads only.
+
+Owns every question that is asked of the ledger. Refuses to load all rows: what can be long comes as an iterator or in
+pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from runner.ledger.tables import metadata
+from runner.ledger.types import Job, Orphan, Spending, Todo
+from runner.tasks import ImageRequest, Status
+
+_jobs = metadata.tables["jobs"]
+_runs = metadata.tables["runs"]
+_prompts = metadata.tables["prompts"]
+_tasks = metadata.tables["tasks"]
+_attempts = metadata.tables["attempts"]
+_assets = metadata.tables["assets"]
+
+By = Literal["job", "day", "model", "size", "quality"]
+DAY_MS = 86_400_000
+
+
+def jobs(connection: sa.Connection) -> list[Job]:
+    """Every job, by name."""
+    rows = connection.execute(sa.select(_jobs).order_by(_jobs.c.name))
+    return [Job(row.id, row.name, row.manifest_path, row.revision, row.digest, row.wanted) for row in rows]
+
+
+def statuses(connection: sa.Connection, job: Job) -> dict[Status, int]:
+    """How many of the tasks that are wanted now are in each status."""
+    rows = connection.execute(
+        sa.select(_tasks.c.status, sa.func.count())
+        .where(_tasks.c.job_id == job.id, _tasks.c.revision == job.revision)
+        .group_by(_tasks.c.status)
+    )
+    found = {Status(status): count for status, count in rows}
+    return {status: found.get(status, 0) for status in Status}
+
+
+def reused(connection: sa.Connection, job: Job) -> int:
+    """How many of the wanted tasks were taken over from another job without a request."""
+    return int(
+        connection.execute(
+            sa.select(sa.func.count())
+            .select_from(_assets.join(_tasks, _tasks.c.id == _assets.c.task_id))
+            .where(_tasks.c.job_id == job.id, _tasks.c.revision == job.revision, _assets.c.reused_from.is_not(None))
+        ).scalar_one()
+    )
+
+
+def todo(connection: sa.Connection, job: Job, after_position: int, limit: int) -> list[Todo]:
+    """The next planned tasks in the manifest's order, from after `after_position`."""
+    rows = connection.execute(
+        _with_request()
+        .where(
+            _tasks.c.job_id == job.id,
+            _tasks.c.revision == job.revision,
+            _tasks.c.status == Status.PLANNED,
+            _tasks.c.position > after_position,
+        )
+        .order_by(_tasks.c.position)
+        .limit(limit)
+    )
+    return [Todo(row.id, row.position, row.key, row.prompt_id, row.sample, _request(row), row.name) for row in rows]
+
+
+def orphans(connection: sa.Connection, job: Job, limit: int) -> list[Orphan]:
+    """Tasks that a dead run left running: the caller holds the job's lock, so nobody works on them."""
+    rows = connection.execute(
+        _with_request()
+        .add_columns(
+            _attempts.c.id.label("attempt_id"),
+            _attempts.c.model.label("asked_model"),
+            _attempts.c.simulated,
+            _attempts.c.reserved_microusd,
+            _attempts.c.cost_microusd,
+            _attempts.c.received_sha256,
+            _attempts.c.received_path,
+        )
+        .join(_attempts, _attempts.c.task_id == _tasks.c.id)
+        .where(_attempts.c.job_id == job.id, _attempts.c.outcome.is_(None), _tasks.c.status == Status.RUNNING)
+        .order_by(_tasks.c.id)
+        .limit(limit)
+    )
+    return [
+        Orphan(
+            row.id,
+            row.name,
+            _request(row),
+            row.attempt_id,
+            row.asked_model,
+            row.simulated,
+            row.reserved_microusd,
+            row.cost_microusd,
+            row.received_sha256,
+            row.received_path,
+        )
+        for row in rows
+    ]
+
+
+def spending(
+    connection: sa.Connection, *, job_id: int, simulated: bool, since_ms: int | None = None, run_id: int | None = None
+) -> Spending:
+    """What a job has spent since an instant, or in one run; attempts count where they were begun."""
+    query = sa.select(
+        sa.func.coalesce(sa.func.sum(_attempts.c.cost_microusd), 0),
+        sa.func.coalesce(sa.func.sum(_attempts.c.doubt_microusd), 0),
+    ).where(_attempts.c.job_id == job_id, _attempts.c.simulated.is_(simulated))
+    if since_ms is not None:
+        query = query.where(_attempts.c.begun_ms >= since_ms)
+    if run_id is not None:
+        query = query.where(_attempts.c.run_id == run_id)
+    settled, doubt = connection.execute(query).one()
+    return Spending(int(settled), int(doubt))
+
+
+def costs(connection: sa.Connection, by: By, job: Job | None) -> list[dict[str, Any]]:
+    """Spending grouped by one thing: real and simulated apart, each with what is in doubt and what reuse has saved.
+
+    Amounts are micro-dollars. `open_microusd` is reserved by attempts that have not ended.
+    """
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+
+    def group(value: object, simulated: object) -> dict[str, Any]:
+        key = ("" if value is None else str(value), bool(simulated))
+        return groups.setdefault(
+            key,
+            {
+                by: key[0],
+                "simulated": key[1],
+                "requests": 0,
+                "images": 0,
+                "input_tokens": 0,
+                "output_tokens": 0,
+                "cost_microusd": 0,
+                "estimated_microusd": 0,
+                "in_doubt_microusd": 0,
+                "open_microusd": 0,
+                "reused": 0,
+                "saved_by_reuse_microusd": 0,
+            },
+        )
+
+    open_attempt = sa.and_(_attempts.c.outcome.is_(None), _attempts.c.cost_microusd.is_(None))
+    spent = (
+        sa.select(
+            _dimension(by, _attempts.c.begun_ms, _attempts.c.model).label("value"),
+            _attempts.c.simulated,
+            sa.func.count().label("requests"),
+            _sum(sa.case((_attempts.c.outcome == "saved", 1), else_=0)).label("images"),
+            _sum(_attempts.c.input_tokens).label("input_tokens"),
+            _sum(_attempts.c.output_tokens).label("output_tokens"),
+            _sum(_attempts.c.cost_microusd).label("cost"),
+            _sum(sa.case((_attempts.c.cost_basis == "estimate", _attempts.c.cost_microusd), else_=0)).label("guess"),
+            _sum(_attempts.c.doubt_microusd).label("doubt"),
+            _sum(sa.case((open_attempt, _attempts.c.reserved_microusd), else_=0)).label("open"),
+        )
+        .select_from(
+            _attempts.join(_tasks, _tasks.c.id == _attempts.c.task_id).join(_jobs, _jobs.c.id == _tasks.c.job_id)
+        )
+        .group_by("value", _attempts.c.simulated)
+    )
+    if job is not None:
+        spent = spent.where(_attempts.c.job_id == job.id)
+    for row in connection.execute(spent):
+        group(row.value, row.simulated).update(
+            requests=row.requests,
+            images=row.images,
+            input_tokens=row.input_tokens,
+            output_tokens=row.output_tokens,
+            cost_microusd=row.cost,
+            estimated_microusd=row.guess,
+            in_doubt_microusd=row.doubt,
+            open_microusd=row.open,
+        )
+    origin = _assets.alias("origin")
+    saved = (
+        sa.select(
+            _dimension(by, _assets.c.created_ms, _assets.c.model).label("value"),
+            _assets.c.simulated,
+            sa.func.count().label("reused"),
+            _sum(_attempts.c.cost_microusd).label("saved"),
+        )
+        .select_from(
+            _assets.join(_tasks, _tasks.c.id == _assets.c.task_id)
+            .join(_jobs, _jobs.c.id == _tasks.c.job_id)
+            .join(origin, origin.c.id == _assets.c.reused_from)
+            .outerjoin(_attempts, _attempts.c.id == origin.c.attempt_id)
+        )
+        .group_by("value", _assets.c.simulated)
+    )
+    if job is not None:
+        saved = saved.where(_tasks.c.job_id == job.id)
+    for row in connection.execute(saved):
+        group(row.value, row.simulated).update(reused=row.reused, saved_by_reuse_microusd=row.saved)
+    return [groups[key] for key in sorted(groups)]
+
+
+def export(connection: sa.Connection, job: Job) -> Iterator[dict[str, Any]]:
+    """Every wanted task with its asset and what its attempts cost, in the manifest's order, as a stream."""
+    tried = (
+        sa.select(
+            _attempts.c.task_id,
+            sa.func.count().label("attempts"),
+            sa.func.sum(_attempts.c.cost_microusd).label("cost_microusd"),
+            sa.func.sum(_attempts.c.doubt_microusd).label("in_doubt_microusd"),
+            sa.func.sum(_attempts.c.input_tokens).label("input_tokens"),
+            sa.func.sum(_attempts.c.output_tokens).label("output_tokens"),
+            sa.func.max(_attempts.c.id).label("last"),
+        )
+        .where(_attempts.c.job_id == job.id)
+        .group_by(_attempts.c.task_id)
+        .subquery()
+    )
+    last = _attempts.alias("last_attempt")
+    rows = connection.execution_options(stream_results=True, yield_per=500).execute(
+        sa.select(
+            sa.literal(job.name).label("job"),
+            _tasks.c.key,
+            _tasks.c.prompt_id,
+            _prompts.c.text.label("prompt"),
+            _tasks.c.model.label("wanted_model"),
+            _assets.c.model,
+            *(_tasks.c[name] for name in _REQUEST_COLUMNS if name != "model"),
+            _tasks.c.sample,
+            _tasks.c.variant,
+            _tasks.c.status,
+            _assets.c.path,
+            _assets.c.sha256,
+            _assets.c.bytes,
+            _assets.c.width,
+            _assets.c.height,
+            _assets.c.simulated,
+            _assets.c.created_ms,
+            sa.case((_assets.c.reused_from.is_not(None), True), else_=False).label("reused"),
+            sa.func.coalesce(tried.c.attempts, 0).label("attempts"),
+            sa.func.coalesce(tried.c.cost_microusd, 0).label("cost_microusd"),
+            sa.func.coalesce(tried.c.in_doubt_microusd, 0).label("in_doubt_microusd"),
+            tried.c.input_tokens,
+            tried.c.output_tokens,
+            last.c.price_version,
+            last.c.request_id,
+            last.c.latency_ms,
+            _tasks.c.error_code,
+            _tasks.c.error_message,
+        )
+        .join(_prompts, _prompts.c.id == _tasks.c.prompt_row)
+        .outerjoin(_assets, _assets.c.task_id == _tasks.c.id)
+        .outerjoin(tried, tried.c.task_id == _tasks.c.id)
+        .outerjoin(last, last.c.id == tried.c.last)
+        .where(_tasks.c.job_id == job.id, _tasks.c.revision == job.revision)
+        .order_by(_tasks.c.position)
+    )
+    for row in rows.mappings():
+        yield dict(row)
+
+
+def problems(connection: sa.Connection, job: Job, limit: int) -> list[dict[str, Any]]:
+    """Why wanted tasks are not done: each (status, code) with its number, an example's message and name."""
+    rows = connection.execute(
+        sa.select(
+            _tasks.c.status,
+            _tasks.c.error_code.label("code"),
+            sa.func.count().label("tasks"),
+            sa.func.min(_tasks.c.error_message).label("example"),
+            sa.func.min(_tasks.c.name).label("name"),
+        )
+        .where(
+            _tasks.c.job_id == job.id,
+            _tasks.c.revision == job.revision,
+            _tasks.c.status.in_([Status.FAILED, Status.REFUSED, Status.IN_DOUBT]),
+        )
+        .group_by(_tasks.c.status, _tasks.c.error_code)
+        .order_by(sa.desc("tasks"))
+        .limit(limit)
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def last_run(connection: sa.Connection, job: Job) -> dict[str, Any] | None:
+    """The newest run of a job."""
+    row = (
+        connection.execute(sa.select(_runs).where(_runs.c.job_id == job.id).order_by(_runs.c.id.desc()).limit(1))
+        .mappings()
+        .first()
+    )
+    return None if row is None else dict(row)
+
+
+def requests(connection: sa.Connection, run_id: int) -> tuple[int, int]:
+    """How many requests a run has made, and how many of them brought an image."""
+    count, images = connection.execute(
+        sa.select(sa.func.count(), _sum(sa.case((_attempts.c.outcome == "saved", 1), else_=0))).where(
+            _attempts.c.run_id == run_id
+        )
+    ).one()
+    return int(count), int(images)
+
+
+_REQUEST_COLUMNS = ("model", "size", "quality", "background", "output_format", "output_compression", "moderation")
+
+
+def _with_request() -> sa.Select[Any]:
+    return sa.select(
+        _tasks.c.id,
+        _tasks.c.position,
+        _tasks.c.key,
+        _tasks.c.prompt_id,
+        _tasks.c.sample,
+        _tasks.c.name,
+        _prompts.c.text,
+        *(_tasks.c[name] for name in _REQUEST_COLUMNS),
+    ).join(_prompts, _prompts.c.id == _tasks.c.prompt_row)
+
+
+def _request(row: sa.Row[Any]) -> ImageRequest:
+    return ImageRequest(prompt=row.text, **{name: getattr(row, name) for name in _REQUEST_COLUMNS})
+
+
+def _sum(column: Any) -> sa.ColumnElement[Any]:
+    return sa.func.coalesce(sa.func.sum(column), 0)
+
+
+def _dimension(by: By, at_ms: sa.ColumnElement[Any], model: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    match by:
+        case "job":
+            return _jobs.c.name
+        case "day":
+            return sa.cast((at_ms - at_ms % DAY_MS) / DAY_MS, sa.Integer)
+        case "model":
+            return model
+        case "size" | "quality":
+            return _tasks.c[by]

@@ -1,0 +1,187 @@
+"""The tables of the ledger.
+
+Owns columns, keys, checks and indices. Refuses to query: rows never leave this package, and hot paths use these tables
+through Core statements. Times are milliseconds since 1970 (UTC), money is micro-dollars.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Text, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+from runner.tasks import Status
+
+STATUSES = ", ".join(f"'{status}'" for status in Status)
+OUTCOMES = ("saved", "backoff", "refused", "gave_up", "lost")
+BASES = ("usage", "estimate")
+
+
+def _big(*, nullable: bool = False) -> Column[int]:
+    return Column(BigInteger, nullable=nullable)
+
+
+def _text(*, nullable: bool = False) -> Column[str]:
+    return Column(Text, nullable=nullable)
+
+
+class JobRow(SQLModel, table=True):
+    """A manifest's `name`; everything else hangs under it.
+
+    `revision` counts the versions of what was wanted; `last_revision` is the newest that was ever begun, so that an
+    enrolment which died half-way shares its number with no later one.
+    """
+
+    __tablename__ = "jobs"
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(sa_column=Column(Text, nullable=False, unique=True))
+    manifest_path: str | None = Field(sa_column=_text(nullable=True))
+    revision: int = Field(default=0)
+    last_revision: int = Field(default=0)
+    digest: str | None = Field(default=None, sa_column=_text(nullable=True))
+    wanted: int = Field(default=0)
+    created_ms: int = Field(sa_column=_big())
+
+
+class RunRow(SQLModel, table=True):
+    """One invocation of `runner run`."""
+
+    __tablename__ = "runs"
+    __table_args__ = (Index("ix_runs_job", "job_id", "id"),)
+    id: int | None = Field(default=None, primary_key=True)
+    job_id: int = Field(foreign_key="jobs.id")
+    provider: str
+    base_url: str | None = None
+    simulated: bool
+    host: str
+    pid: int
+    version: str
+    manifest: str = Field(sa_column=_text())
+    price_version: str
+    started_ms: int = Field(sa_column=_big())
+    ended_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
+    exit_code: int | None = None
+    reason: str | None = Field(default=None, sa_column=_text(nullable=True))
+
+
+class PromptRow(SQLModel, table=True):
+    """The text of a prompt, kept once however many variants it has. `digest` is SHA-256 of the text, in hex."""
+
+    __tablename__ = "prompts"
+    id: int | None = Field(default=None, primary_key=True)
+    digest: str = Field(sa_column=Column(Text, nullable=False, unique=True))
+    text: str = Field(sa_column=_text())
+
+
+class TaskRow(SQLModel, table=True):
+    """One image that is, or once was, wanted by a job. It is wanted now when `revision` is the job's."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        UniqueConstraint("key", "job_id", name="uq_tasks_key_job"),
+        CheckConstraint(f"status IN ({STATUSES})", name="ck_tasks_status"),
+        CheckConstraint("sample >= 1", name="ck_tasks_sample"),
+        Index("ix_tasks_todo", "job_id", "revision", "status", "position"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    job_id: int = Field(foreign_key="jobs.id")
+    key: str = Field(sa_column=_text())
+    revision: int
+    position: int
+    status: str
+    prompt_id: str = Field(sa_column=_text())
+    prompt_row: int = Field(foreign_key="prompts.id")
+    model: str
+    size: str
+    quality: str
+    background: str
+    output_format: str
+    output_compression: int | None = None
+    moderation: str
+    sample: int
+    variant: str = Field(sa_column=_text())
+    name: str = Field(sa_column=_text())
+    error_code: str | None = Field(default=None, sa_column=_text(nullable=True))
+    error_message: str | None = Field(default=None, sa_column=_text(nullable=True))
+
+
+class AttemptRow(SQLModel, table=True):
+    """One request that may cost money; written before it leaves (law 1).
+
+    `outcome` NULL means that it is under way, or that its run died. `doubt_microusd` is what a lost attempt may have
+    cost. `received_*` is what was complete on disk under a temporary name before the asset got its own.
+    """
+
+    __tablename__ = "attempts"
+    __table_args__ = (
+        CheckConstraint(f"outcome IN ({', '.join(repr(o) for o in OUTCOMES)})", name="ck_attempts_outcome"),
+        CheckConstraint(f"cost_basis IN ({', '.join(repr(b) for b in BASES)})", name="ck_attempts_cost_basis"),
+        CheckConstraint("reserved_microusd >= 0", name="ck_attempts_reserved"),
+        CheckConstraint("cost_microusd >= 0", name="ck_attempts_cost"),
+        CheckConstraint("doubt_microusd >= 0", name="ck_attempts_doubt"),
+        CheckConstraint("(outcome IS NULL) = (ended_ms IS NULL)", name="ck_attempts_ended"),
+        Index("ix_attempts_task", "task_id"),
+        Index("ix_attempts_job", "job_id", "begun_ms"),
+        Index("ix_attempts_run", "run_id"),
+        # What a dead run left open is found without looking at anything else.
+        Index(
+            "ix_attempts_open", "job_id", sqlite_where=text("outcome IS NULL"), postgresql_where=text("outcome IS NULL")
+        ),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    task_id: int = Field(foreign_key="tasks.id")
+    run_id: int = Field(foreign_key="runs.id")
+    job_id: int = Field(foreign_key="jobs.id")
+    model: str
+    simulated: bool
+    begun_ms: int = Field(sa_column=_big())
+    ended_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
+    outcome: str | None = None
+    reserved_microusd: int = Field(sa_column=_big())
+    cost_microusd: int | None = Field(default=None, sa_column=_big(nullable=True))
+    cost_basis: str | None = None
+    doubt_microusd: int | None = Field(default=None, sa_column=_big(nullable=True))
+    price_version: str
+    input_tokens: int | None = Field(default=None, sa_column=_big(nullable=True))
+    input_text_tokens: int | None = Field(default=None, sa_column=_big(nullable=True))
+    input_image_tokens: int | None = Field(default=None, sa_column=_big(nullable=True))
+    output_tokens: int | None = Field(default=None, sa_column=_big(nullable=True))
+    total_tokens: int | None = Field(default=None, sa_column=_big(nullable=True))
+    usage_json: str | None = Field(default=None, sa_column=_text(nullable=True))
+    request_id: str | None = Field(default=None, sa_column=_text(nullable=True))
+    http_status: int | None = None
+    latency_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
+    error_code: str | None = Field(default=None, sa_column=_text(nullable=True))
+    error_message: str | None = Field(default=None, sa_column=_text(nullable=True))
+    received_sha256: str | None = None
+    received_bytes: int | None = Field(default=None, sa_column=_big(nullable=True))
+    received_path: str | None = Field(default=None, sa_column=_text(nullable=True))
+
+
+class AssetRow(SQLModel, table=True):
+    """The image file of a task that is done. `path` is relative to the output folder.
+
+    `reused_from` names the asset whose bytes were taken over without a request.
+    """
+
+    __tablename__ = "assets"
+    __table_args__ = (
+        CheckConstraint("bytes > 0", name="ck_assets_bytes"),
+        CheckConstraint("length(sha256) = 64", name="ck_assets_sha256"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    task_id: int = Field(sa_column=Column(ForeignKey("tasks.id"), nullable=False, unique=True))
+    attempt_id: int | None = Field(default=None, foreign_key="attempts.id")
+    reused_from: int | None = Field(default=None, foreign_key="assets.id")
+    path: str = Field(sa_column=Column(Text, nullable=False, unique=True))
+    sha256: str
+    bytes: int = Field(sa_column=_big())
+    format: str
+    width: int
+    height: int
+    has_c2pa: bool
+    model: str
+    simulated: bool
+    created_ms: int = Field(sa_column=_big())
+
+
+metadata = SQLModel.metadata

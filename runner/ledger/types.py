@@ -1,0 +1,144 @@
+"""What the ledger takes and gives: frozen values, so that rows never leave the package.
+
+Money is micro-dollars, times are milliseconds since 1970 (UTC).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.errors import Usage
+from runner.tasks import ImageRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the ledger knows it."""
+
+    id: int
+    name: str
+    manifest_path: str | None
+    revision: int
+    digest: str | None
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """What is written down about a run when it begins."""
+
+    provider: str
+    base_url: str | None
+    simulated: bool
+    host: str
+    pid: int
+    version: str
+    manifest: str
+    price_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """A task that is free to be begun."""
+
+    task_id: int
+    position: int
+    key: str
+    prompt_id: str
+    sample: int
+    request: ImageRequest
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """An attempt that is about to be made."""
+
+    task_id: int
+    run_id: int
+    job_id: int
+    model: str
+    simulated: bool
+    reserved_microusd: int
+    price_version: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an attempt was billed: from its `usage`, or, where none was told, an estimate."""
+
+    microusd: int
+    basis: str
+    usage: Usage | None = None
+    usage_json: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How an attempt's request went, whatever came of it."""
+
+    request_id: str | None = None
+    http_status: int | None = None
+    latency_ms: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An asset's file. `path` is relative to the output folder."""
+
+    path: str
+    sha256: str
+    bytes: int
+    format: str
+    width: int
+    height: int
+    has_c2pa: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A task that a dead run left running, with its open attempt and what that had received."""
+
+    task_id: int
+    name: str
+    request: ImageRequest
+    attempt_id: int
+    model: str
+    simulated: bool
+    reserved_microusd: int
+    cost_microusd: int | None
+    received_sha256: str | None
+    received_path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reusable:
+    """A planned task whose very image another job has made."""
+
+    task_id: int
+    name: str
+    asset_id: int
+    file: File
+    model: str
+    simulated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Misplaced:
+    """A done task whose asset does not lie under the name that the manifest now gives it."""
+
+    task_id: int
+    name: str
+    asset_id: int
+    file: File
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What counts against a cap."""
+
+    settled_microusd: int
+    in_doubt_microusd: int

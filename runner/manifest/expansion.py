@@ -1,0 +1,176 @@
+"""A loaded manifest to its tasks, lazily and in a fixed order.
+
+Owns the order (prompts, their variables, combinations, samples), the precomputation that makes it fast, and errors of
+rows. Refuses to judge what `checking` has judged, and to compare tasks with each other: it forgets each as it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.errors import ManifestError
+from runner.manifest import sources
+from runner.manifest.binding import LATE_NAMES, Binding, Cell, Instance, Prepared, check_length
+from runner.manifest.checking import problem
+from runner.manifest.naming import check_path, extension, safe_part
+from runner.manifest.problems import Wrong
+from runner.manifest.schema import FilePrompt, Manifest
+from runner.manifest.template import Simple
+from runner.manifest.values import API_FIELDS, Value, text_of
+from runner.tasks import ImageRequest, Origin, Task, task_key
+
+_MOST_KEPT = 20_000
+
+
+@dataclass(slots=True)
+class _Ready:
+    """A combination with all that does not depend on the prompt's text worked out."""
+
+    fields: tuple[Any, ...]
+    values: dict[str, Value]
+    variant: tuple[tuple[str, str], ...]
+    name: Callable[[dict[str, Any]], str]
+    max_chars: int
+    model: str
+
+
+def name_of(binding: Binding, edition: str | None, values: Mapping[str, Any], late: Mapping[str, Any]) -> str:
+    """An image's name without its ending; an axis that the combination lacks is `none`.
+
+    Raises:
+        Wrong: the template fails.
+    """
+    assert binding.name is not None
+    lacking = dict.fromkeys(binding.axes, "none")
+    return binding.name.render({**lacking, **values, "edition": edition or "none", **late})
+
+
+def expand(manifest: Manifest, *, simulated: bool) -> Iterator[Task]:
+    """Every task in order; see `runner.manifest.expand`."""
+    binding = manifest.binding
+    count = 0
+    for prepared in binding.prepared:
+        cells = binding.cells(manifest, prepared)
+        kept: dict[str, list[_Ready]] = {}
+        for instance, prompt_id, values, fixed, origin in _prompts(binding, prepared):
+            ready = kept.get(instance.suffix)
+            if ready is None:
+                ready = [_make_ready(manifest, cell, instance) for cell in cells]
+                if len(kept) * len(cells) > _MOST_KEPT:
+                    kept.clear()
+                kept[instance.suffix] = ready
+            try:
+                for task in _tasks(
+                    manifest, prepared, ready, instance, prompt_id, values, fixed, origin, simulated, count
+                ):
+                    count += 1
+                    yield task
+            except Wrong as wrong:
+                raise _row_error(binding, prepared, wrong, origin) from None
+
+
+def _prompts(
+    binding: Binding, prepared: Prepared
+) -> Iterator[tuple[Instance, str, dict[str, Any], str | None, Origin]]:
+    """(instance, prompt id, a row's variables, its text if that is sent as it is, origin) of every prompt."""
+    instances = list(prepared.instances())
+    if not isinstance(prepared.prompt, FilePrompt):
+        origin = binding.document.origin(prepared.path)
+        for instance in instances:
+            yield instance, prepared.text_prompt_id(instance), {}, None, origin
+        return
+    path = binding.file_path(prepared.prompt)
+    source = str(path)
+    try:
+        for row in sources.rows(prepared.prompt, path):
+            origin = Origin(source, row.line)
+            values = prepared.row_values(row) if prepared.template else {}
+            text = None if prepared.template else row.text
+            for instance in instances:
+                yield instance, prepared.row_prompt_id(row, instance), values, text, origin
+    except Wrong as wrong:
+        raise problem(binding.document, wrong, prepared.path).error() from None
+
+
+def _tasks(
+    manifest: Manifest,
+    prepared: Prepared,
+    ready: list[_Ready],
+    instance: Instance,
+    prompt_id: str,
+    values: dict[str, Any],
+    fixed: str | None,
+    origin: Origin,
+    simulated: bool,
+    count: int,
+) -> Iterator[Task]:
+    edition, samples = manifest.edition, range(1, manifest.samples + 1)
+    text = fixed
+    if text is None and not _depends(manifest, prepared):
+        text = prepared.render({**values, **instance.variables})
+    for one in ready:
+        prompt = text if text is not None else prepared.render({**values, **instance.variables, **one.values})
+        if len(prompt) > one.max_chars:
+            check_length(prompt, one.max_chars, one.model)
+        request = ImageRequest(prompt, *one.fields)
+        for sample in samples:
+            count += 1
+            key = task_key(request, sample=sample, edition=edition, simulated=simulated)
+            name = one.name({"prompt_id": prompt_id, "sample": sample, "index": count, "key8": key[:8]})
+            check_path(name)
+            yield Task(key, prompt_id, sample, request, one.variant, name, origin)
+
+
+def _depends(manifest: Manifest, prepared: Prepared) -> bool:
+    """Whether the text differs between combinations."""
+    return any(name in prepared.used for name in (*API_FIELDS, *manifest.binding.axes))
+
+
+def _make_ready(manifest: Manifest, cell: Cell, instance: Instance) -> _Ready:
+    binding = manifest.binding
+    values = cell.template_values()
+    variant = [(axis, text_of(values[axis])) for axis in binding.axes if axis in values]
+    variant += [(name, text_of(value)) for name, value in instance.lists.items()]
+    model = str(cell.fields["model"])
+    ending = "." + extension(str(cell.fields["output_format"]))
+    return _Ready(
+        fields=tuple(cell.fields[name] for name in API_FIELDS),
+        values=values,
+        variant=tuple(variant),
+        name=_namer(binding, manifest.edition, {**instance.variables, **values}, ending),
+        max_chars=binding.max_chars(model, manifest.fallback_model),
+        model=model,
+    )
+
+
+def _namer(
+    binding: Binding, edition: str | None, values: dict[str, Value], ending: str
+) -> Callable[[dict[str, Any]], str]:
+    """A function from the late variables to a name: a format string where the template is simple."""
+    template = binding.name
+    if not isinstance(template, Simple):
+        return lambda late: name_of(binding, edition, values, late) + ending
+    known = {**dict.fromkeys(binding.axes, "none"), **values, "edition": edition or "none"}
+    pieces: list[str] = []
+    order: list[str] = []
+    for index, part in enumerate(template.parts):
+        if index % 2 == 0:
+            pieces.append(part.replace("%", "%%"))
+        elif part in LATE_NAMES:
+            pieces.append("%s")
+            order.append(part)
+        else:
+            pieces.append(safe_part(text_of(known[part])))
+    pattern = "".join(pieces) + ending
+    if order == ["prompt_id", "sample"]:
+        return lambda late: pattern % (late["prompt_id"], late["sample"])
+    return lambda late: pattern % tuple([late[name] for name in order])
+
+
+def _row_error(binding: Binding, prepared: Prepared, wrong: Wrong, origin: Origin) -> ManifestError:
+    """What fails for one row is told with the row's place; what fails for a prompt, with the manifest's."""
+    if isinstance(prepared.prompt, FilePrompt):
+        return ManifestError(wrong.message, source=origin.source, line=origin.line, hint=wrong.hint)
+    return problem(binding.document, wrong, () if wrong.path else ("output", "name")).error()

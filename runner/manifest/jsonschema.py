@@ -1,0 +1,110 @@
+"""The JSON Schema of a manifest, for editors.
+
+Owns what Pydantic cannot tell by itself: short forms, the open keys of the matrix, and that text may be written without
+quotes. Refuses to judge: an editor's schema knows shapes, and the catalog knows sizes and qualities.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner.manifest.naming import MAX_PATH_BYTES
+from runner.manifest.schema import Manifest
+from runner.manifest.values import API_FIELDS
+
+_TEXT = ["string", "number", "boolean"]
+_AXES = {
+    "model": "models of the catalog",
+    "size": "auto, or WIDTHxHEIGHT in pixels",
+    "quality": "auto, low, medium, high, ...: what the model has",
+    "background": "auto, opaque, transparent",
+    "output_format": "png, jpeg, webp",
+    "output_compression": "0 to 100, for jpeg and webp; null for none",
+    "moderation": "auto, low",
+}
+_SCALAR = {"type": ["string", "number", "boolean", "null"]}
+_IDENTIFIER = "^[A-Za-z][A-Za-z0-9_]{0,63}$"
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema, draft 2020-12; the same for every call."""
+    schema = Manifest.model_json_schema(by_alias=True)
+    definitions = schema["$defs"]
+    definitions["Matrix"] = _matrix(definitions["Matrix"].get("description", ""))
+    for name, definition in definitions.items():
+        if name != "Matrix":
+            _loosen(definition)
+    _loosen(schema)
+    properties = schema["properties"]
+    properties["version"] = {"const": 1, "default": 1, "title": "Version", "description": "of the manifest format"}
+    properties["vars"] = _variables(properties["vars"], lists=False)
+    for name in ("TextPrompt", "FilePrompt"):
+        own = definitions[name]["properties"]
+        own["vars"] = _variables(own["vars"], lists=True)
+    where = definitions["FilePrompt"]["properties"]["where"]
+    where["additionalProperties"] = {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1}]}
+    entry = {"anyOf": [{"type": _TEXT}, {"$ref": "#/$defs/TextPrompt"}, {"$ref": "#/$defs/FilePrompt"}]}
+    properties["prompts"] = {
+        "title": "Prompts",
+        "description": "what the images show: texts, or files of them",
+        "anyOf": [{"type": "array", "items": entry, "minItems": 1}, *entry["anyOf"]],
+    }
+    budget = properties["budget"]
+    budget["anyOf"] = [{"type": "number", "minimum": 0}, *budget["anyOf"]]
+    definitions["Budget"]["properties"]["usd"] = {
+        "title": "Usd", "description": "US dollars", "anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}],
+    }  # fmt: skip
+    properties["name"]["pattern"] = "^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$"
+    definitions["Output"]["properties"]["name"]["anyOf"][0]["maxLength"] = 4 * MAX_PATH_BYTES
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "runner manifest"}
+
+
+def _loosen(definition: dict[str, Any]) -> None:
+    """Text may be written without quotes, and then is a number or a truth value to an editor."""
+    for value in definition.get("properties", {}).values():
+        for one in [value, *value.get("anyOf", [])]:
+            if one.get("type") == "string" and "enum" not in one and "const" not in one:
+                one["type"] = list(_TEXT)
+
+
+def _variables(old: dict[str, Any], *, lists: bool) -> dict[str, Any]:
+    value: dict[str, Any] = {"type": _TEXT}
+    if lists:
+        value = {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
+    return {
+        "title": old.get("title", "Vars"),
+        "description": old.get("description", ""),
+        "type": "object",
+        "propertyNames": {"pattern": _IDENTIFIER},
+        "additionalProperties": value,
+    }
+
+
+def _matrix(description: str) -> dict[str, Any]:
+    def axis(text: str) -> dict[str, Any]:
+        return {"description": text, "anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1}]}
+
+    axes = {name: axis(_AXES[name]) for name in API_FIELDS}
+    combination = {"type": "object", "additionalProperties": _SCALAR, "minProperties": 1}
+    group = {
+        "type": "object",
+        "additionalProperties": {"type": "array", "items": _SCALAR, "minItems": 1},
+        "minProperties": 1,
+    }
+
+    def listed(entry: dict[str, Any], text: str) -> dict[str, Any]:
+        return {"description": text, "anyOf": [{"type": "array", "items": entry}, entry]}
+
+    return {
+        "title": "Matrix",
+        "description": description,
+        "type": "object",
+        "properties": {
+            **axes,
+            "zip": listed(group, "axes that advance together"),
+            "exclude": listed(combination, "combinations to leave out; a part of one is enough"),
+            "include": listed(combination, "values to add to combinations, or combinations to add"),
+        },
+        "propertyNames": {"pattern": _IDENTIFIER},
+        "additionalProperties": axis("a variable of your own, for templates"),
+    }

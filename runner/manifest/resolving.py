@@ -1,0 +1,129 @@
+"""A loaded manifest back to text, and to the digest of what decides its tasks.
+
+Owns both, so that what is printed and what is compared cannot differ. Refuses to expand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from decimal import Decimal
+from typing import Any
+
+from runner.errors import ManifestError
+from runner.manifest import sources
+from runner.manifest.checking import problem
+from runner.manifest.problems import Wrong
+from runner.manifest.schema import SETTING_DEFAULTS, FilePrompt, Manifest, PromptSettings, TextPrompt
+
+_DIGEST_VERSION = "manifest/1"
+_CHUNK_BYTES = 1024 * 1024
+# What says who makes the images, how fast and for how much, but not which.
+_NOT_OF_THE_TASKS = (
+    "name", "description", "provider", "fallback_model", "limits", "budget", "retry", "timeouts", "delivery",
+)  # fmt: skip
+
+
+def resolved(manifest: Manifest) -> str:
+    """The manifest as understood, as YAML; see `runner.manifest.resolved`."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    def amount(dumper: Any, value: Decimal) -> Any:
+        return dumper.represent_scalar("tag:yaml.org,2002:float", format(value, "f"))
+
+    Dumper.add_representer(Decimal, amount)
+    text = yaml.dump(_data(manifest), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+    assert isinstance(text, str)
+    return text
+
+
+def digest(manifest: Manifest, *, simulated: bool) -> str:
+    """SHA-256 over everything that decides the tasks; see `Manifest.digest`.
+
+    Raises:
+        ManifestError: a prompt file cannot be read.
+    """
+    data = {key: value for key, value in _data(manifest).items() if key not in _NOT_OF_THE_TASKS}
+    for index, prompt in enumerate(manifest.prompts):
+        if isinstance(prompt, FilePrompt):
+            # Where the file lies decides nothing but the lines that errors name.
+            data["prompts"][index]["file"] = _content_hash(manifest, index, prompt)
+            data["prompts"][index]["format"] = sources.file_format(prompt)
+    canonical = json.dumps([_DIGEST_VERSION, data, simulated], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _content_hash(manifest: Manifest, index: int, prompt: FilePrompt) -> str:
+    path = manifest.binding.file_path(prompt)
+    hashed = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                hashed.update(chunk)
+    except OSError as error:
+        wrong = Wrong(
+            f"{path} cannot be read: {error.strerror or error}", hint="it was there when the manifest was read"
+        )
+        raised: ManifestError = problem(manifest.binding.document, wrong, ("prompts", index, "file")).error()
+        raise raised from None
+    return hashed.hexdigest()
+
+
+def _data(manifest: Manifest) -> dict[str, Any]:
+    """The manifest's content in the shape a user writes it, without what is empty."""
+    settings = {name: getattr(manifest.settings, name) for name in SETTING_DEFAULTS}
+    data: dict[str, Any] = {
+        "version": 1,
+        "name": manifest.name,
+        "description": manifest.description,
+        "provider": manifest.provider,
+        "model": manifest.model,
+        "fallback_model": manifest.fallback_model,
+        "edition": manifest.edition,
+        "vars": dict(manifest.vars) or None,
+        "prompts": [_prompt(prompt) for prompt in manifest.prompts],
+        "matrix": _matrix(manifest),
+        "samples": manifest.samples,
+        "settings": {name: SETTING_DEFAULTS[name] if value is None else value for name, value in settings.items()},
+        "output": {"name": manifest.output.name or manifest.binding.name_source},
+        "limits": manifest.limits.model_dump(exclude_none=True) or None,
+        "budget": manifest.budget.model_dump() if manifest.budget else None,
+        "retry": manifest.retry.model_dump(),
+        "timeouts": manifest.timeouts.model_dump(),
+        "delivery": manifest.delivery,
+    }
+    data["settings"] = {name: value for name, value in data["settings"].items() if value is not None}
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def _prompt(prompt: TextPrompt | FilePrompt) -> dict[str, Any]:
+    data = prompt.model_dump(exclude={"vars", "settings"}, exclude_defaults=True)
+    if prompt.vars:
+        data["vars"] = _plain(prompt.vars)
+    if isinstance(prompt, FilePrompt) and prompt.where:
+        data["where"] = _plain(prompt.where)
+    settings = _settings(prompt.settings)
+    return {**data, "settings": settings} if settings else data
+
+
+def _settings(settings: PromptSettings) -> dict[str, Any]:
+    given = {name: getattr(settings, name) for name in PromptSettings.model_fields if name in settings.model_fields_set}
+    return {name: value for name, value in given.items() if value is not None or name == "output_compression"}
+
+
+def _matrix(manifest: Manifest) -> dict[str, Any] | None:
+    matrix = manifest.matrix
+    data = _plain(matrix.axes)
+    for name in ("zip", "exclude", "include"):
+        entries = getattr(matrix, name)
+        if entries:
+            data[name] = [_plain(entry) for entry in entries]
+    return data or None
+
+
+def _plain(mapping: Any) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in mapping.items()}

@@ -1,0 +1,80 @@
+"""How a run ended, in one value: counts, money, and the exit code that follows from them.
+
+Owns the exit code's meaning (the table in `docs/design.md`).
+"""
+
+from __future__ import annotations
+
+from runner.engine.events import Summary
+from runner.errors import RunnerError
+from runner.ledger import Job, Ledger
+from runner.tasks import Status
+
+FAILURES_REMAIN, INTERRUPTED = 4, 130
+
+
+def summarise(
+    ledger: Ledger,
+    job: Job,
+    run_id: int,
+    *,
+    provider: str,
+    simulated: bool,
+    error: RunnerError | None,
+    interrupted: bool,
+    limited: bool,
+    elapsed_s: float,
+    images: str,
+) -> Summary:
+    """Sum up a run from the ledger. `error` is what ended it early, `limited` whether it had a `--limit`."""
+    statuses = ledger.statuses(job)
+    this_run = ledger.spending(job, simulated=simulated, run_id=run_id)
+    all_runs = ledger.spending(job, simulated=simulated)
+    requests, made = ledger.requests(run_id)
+    unfinished = sum(statuses[s] for s in (Status.PLANNED, Status.RUNNING, Status.SUBMITTED))
+    bad = statuses[Status.FAILED] + statuses[Status.REFUSED] + statuses[Status.IN_DOUBT]
+    code, reason = _ending(error, interrupted=interrupted, limited=limited, unfinished=unfinished, bad=bad)
+    real = 0 if simulated else 1
+    return Summary(
+        job=job.name,
+        run_id=run_id,
+        provider=provider,
+        simulated=simulated,
+        wanted=job.wanted,
+        done=statuses[Status.DONE],
+        made=made,
+        reused=ledger.reused(job),
+        planned=unfinished,
+        failed=statuses[Status.FAILED],
+        refused=statuses[Status.REFUSED],
+        in_doubt=statuses[Status.IN_DOUBT],
+        requests=requests,
+        cost_usd=real * this_run.settled_microusd / 1e6,
+        in_doubt_usd=real * this_run.in_doubt_microusd / 1e6,
+        simulated_cost_usd=(1 - real) * this_run.settled_microusd / 1e6,
+        simulated_in_doubt_usd=(1 - real) * this_run.in_doubt_microusd / 1e6,
+        cost_microusd=this_run.settled_microusd,
+        in_doubt_microusd=this_run.in_doubt_microusd,
+        job_cost_usd=all_runs.settled_microusd / 1e6,
+        job_in_doubt_usd=all_runs.in_doubt_microusd / 1e6,
+        elapsed_s=round(elapsed_s, 3),
+        exit_code=code,
+        reason=reason,
+        images=images,
+        ledger=str(ledger.path),
+        problems=ledger.problems(job),
+    )
+
+
+def _ending(
+    error: RunnerError | None, *, interrupted: bool, limited: bool, unfinished: int, bad: int
+) -> tuple[int, str]:
+    if error is not None:
+        return error.exit_code, str(error)
+    if interrupted and unfinished:
+        return INTERRUPTED, "interrupted: run it again to go on"
+    if bad:
+        return FAILURES_REMAIN, "ended, but some tasks failed, were refused or are in doubt"
+    if unfinished:
+        return 0, "the limit of this run is reached" if limited else "some tasks are still planned"
+    return 0, "all that was wanted exists"

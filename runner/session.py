@@ -1,0 +1,223 @@
+"""One run, from the lock to the summary: enrol, recover, reuse, make, sum up.
+
+Owns the order of a run and what is wired to what; the floors below do the work. Refuses to render: it emits events.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import time
+from contextlib import suppress
+
+import anyio
+import anyio.to_thread
+
+from runner import __version__, planner
+from runner import manifest as manifests
+from runner.engine import events, recovery
+from runner.engine.events import Event, Listener, Summary
+from runner.engine.pool import Pool, Settings, Stop
+from runner.errors import RunnerError
+from runner.invocation import Options, Request, concurrency_for, make_plan, now
+from runner.ledger import Job, Ledger, RunStart
+from runner.provider import Endpoint, Timeouts, connect
+from runner.report.lines import line
+from runner.report.summary import summarise
+from runner.rules.budget import Budget, period_start
+from runner.rules.pacing import Pacer
+from runner.rules.pricing import microusd
+from runner.rules.retry import Policy
+from runner.store import Store
+from runner.tasks import Status
+
+
+class Session:
+    """One run, from the lock to the summary."""
+
+    def __init__(
+        self,
+        request: Request,
+        options: Options,
+        ledger: Ledger,
+        listener: Listener,
+        stop: Stop,
+        handle_signals: bool,
+    ) -> None:
+        self.request = request
+        self.options = options
+        self.ledger = ledger
+        self.listener = listener
+        self.stop = stop
+        self.handle_signals = handle_signals
+
+    async def run(self, endpoint: Endpoint) -> Summary:
+        """The whole run; what ends it once it has begun is in the summary.
+
+        Raises:
+            RunnerError: it could not begin; nothing was sent.
+        """
+        started = time.monotonic()
+        manifest, ledger = self.request.manifest, self.ledger
+        store = Store(self.options.output_folder, manifest.name)
+        store.prepare()
+        job = await anyio.to_thread.run_sync(self._enrol)
+        start = RunStart(
+            provider=endpoint.provider,
+            base_url=endpoint.base_url,
+            simulated=self.request.simulated,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
+            manifest=manifests.resolved(manifest),
+            price_version=self.request.catalog.version,
+        )
+        run_id = ledger.begin_run(job, start, now_ms=now_ms())
+        with store.log(run_id) as log:
+
+            def emit(event: Event) -> None:
+                log.write(line(event, now=now()))
+                self.listener(event)
+
+            error: RunnerError | None
+            try:
+                error = await self._make(store, job, run_id, endpoint, emit)
+            except RunnerError as failure:
+                error = failure
+            summary = self._summary(job, run_id, store, error, time.monotonic() - started)
+            with suppress(RunnerError):
+                ledger.end_run(run_id, exit_code=summary.exit_code, reason=summary.reason, now_ms=now_ms())
+            emit(summary)
+        return summary
+
+    def _enrol(self) -> Job:
+        """Check every task and put it on record, unless this very manifest was enrolled before."""
+        manifest, ledger = self.request.manifest, self.ledger
+        digest = manifest.digest(simulated=self.request.simulated)
+        known = ledger.job(manifest.name)
+        if known is None or known.digest != digest:
+            make_plan(self.request, ledger)
+        job = ledger.make_job(manifest.name, manifest_path=str(self.request.path.resolve()), now_ms=now_ms())
+        if job.digest != digest:
+            job = ledger.enrol(job, manifests.expand(manifest, simulated=self.request.simulated), digest=digest)
+        return job
+
+    async def _make(
+        self, store: Store, job: Job, run_id: int, endpoint: Endpoint, emit: Listener
+    ) -> RunnerError | None:
+        """Recover, reuse, and make what is left; what ended the run early, if anything did."""
+        manifest, ledger = self.request.manifest, self.ledger
+        for warning in self.request.models.warnings:
+            emit(events.Warned(warning))
+
+        def prepare() -> None:
+            recovery.recover(ledger, store, job, emit, now_ms=now_ms())
+            if not self.options.hold_doubt:
+                ledger.retry(job, Status.IN_DOUBT, None)
+            recovery.reuse(ledger, store, job, emit, now_ms=now_ms())
+            recovery.tidy(ledger, store, job, emit)
+
+        await anyio.to_thread.run_sync(prepare)
+        gates = dict(self.request.gates)
+        concurrency = concurrency_for(manifest, gates)
+        budget = self._budget(job)
+        statuses = ledger.statuses(job)
+        emit(
+            events.RunBegan(
+                job=job.name,
+                run_id=run_id,
+                provider=endpoint.provider,
+                simulated=self.request.simulated,
+                wanted=job.wanted,
+                done=statuses[Status.DONE],
+                to_do=min(statuses[Status.PLANNED], self.options.limit or job.wanted),
+                images_per_minute=gates["images"].per_minute if "images" in gates else None,
+                concurrency=concurrency,
+                cap_microusd=budget.cap_microusd,
+                committed_microusd=budget.committed_microusd,
+            )
+        )
+        if statuses[Status.PLANNED] == 0:
+            return None
+        retry, waits = manifest.retry, manifest.timeouts
+        timeouts = Timeouts(waits.connect_s, waits.first_byte_s, waits.stall_s, waits.total_s)
+        async with connect(endpoint, timeouts, connections=concurrency) as client:
+            pool = Pool(
+                ledger=ledger,
+                store=store,
+                job=job,
+                run_id=run_id,
+                client=client,
+                quoter=planner.Quoter(self.request.catalog, endpoint.provider, self.request.models.effective),
+                price_version=self.request.catalog.version,
+                pacer=Pacer(gates),
+                budget=budget,
+                settings=Settings(
+                    concurrency=concurrency,
+                    policy=Policy(
+                        attempts=retry.attempts,
+                        billed_attempts=retry.billed_attempts,
+                        rate_limited_attempts=retry.rate_limited_attempts,
+                        base_s=retry.base_s,
+                        max_s=retry.max_s,
+                    ),
+                    provider=endpoint.provider,
+                    simulated=self.request.simulated,
+                    fallback_model=manifest.fallback_model,
+                    limit=self.options.limit,
+                    hold_doubt=self.options.hold_doubt,
+                ),
+                stop=self.stop,
+                emit=emit,
+                now=now,
+                jitter=random.random,
+            )
+            async with anyio.create_task_group() as group:
+                if self.handle_signals:
+                    group.start_soon(self._listen)
+                await pool.run()
+                group.cancel_scope.cancel()
+        return pool.error
+
+    async def _listen(self) -> None:
+        import anyio
+
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                if self.stop.asked:
+                    self.stop.now()
+                else:
+                    self.stop.ask("interrupted")
+
+    def _budget(self, job: Job) -> Budget:
+        wanted = self.request.manifest.budget
+        per = wanted.per if wanted is not None else "run"
+        usd = self.options.budget_usd if self.options.budget_usd is not None else (wanted.usd if wanted else None)
+        budget = Budget(None if usd is None else microusd(usd), per, period=period_start(per, now()))
+        if per != "run":
+            since_ms = None if budget.period is None else int(budget.period.timestamp() * 1000)
+            spent = self.ledger.spending(job, simulated=self.request.simulated, since_ms=since_ms)
+            budget.settled_microusd = spent.settled_microusd
+            budget.in_doubt_microusd = spent.in_doubt_microusd
+        return budget
+
+    def _summary(self, job: Job, run_id: int, store: Store, error: RunnerError | None, elapsed_s: float) -> Summary:
+        return summarise(
+            self.ledger,
+            job,
+            run_id,
+            provider=self.request.provider.name,
+            simulated=self.request.simulated,
+            error=error,
+            interrupted=self.stop.asked and error is None,
+            limited=self.options.limit is not None,
+            elapsed_s=elapsed_s,
+            images=str(store.output / store.images),
+        )
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)

@@ -1,0 +1,15 @@
+"""The sole owner of files below the output folder: streaming write, verification, placing, adoption.
+
+Owns the layout of `output/<job>/` and the order in which bytes become durable (law 2). Refuses to know what is in the
+ledger and what an image means: it writes what it is given, byte for byte (law 5).
+
+    output/<job>/images/      the assets, named by the manifest
+    output/<job>/superseded/  assets whose name was given to another image; nothing paid for is thrown away
+    output/<job>/.partial/    what is being received, one file an attempt
+    output/<job>/logs/        what each run did, as JSON lines
+"""
+
+from runner.store.store import Partial, Sealed, Store
+from runner.store.verify import BadImage, ImageFacts
+
+__all__ = ["BadImage", "ImageFacts", "Partial", "Sealed", "Store"]

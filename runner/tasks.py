@@ -1,0 +1,161 @@
+"""The words of the project as frozen types, and the one table of a task's life.
+
+Owns `ImageRequest`, `Task`, its key, and `TRANSITIONS`: everything that moves a task from one status to another reads
+that table, and so do the tests and the drawing in `docs/design.md`. Refuses to know where tasks come from, who makes
+them, and where they are recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from runner.errors import LedgerError
+
+
+class Status(StrEnum):
+    """Where a task is in its life."""
+
+    PLANNED = "planned"
+    """Wanted, and free to be begun."""
+    RUNNING = "running"
+    """An attempt is on record and its request may have left."""
+    SUBMITTED = "submitted"
+    """Part of a batch that the provider works on."""
+    DONE = "done"
+    """The asset is complete, verified and durable on disk."""
+    IN_DOUBT = "in_doubt"
+    """An attempt was lost: the provider may have billed it, and no image came of it."""
+    FAILED = "failed"
+    """Every attempt that the policy allows has failed."""
+    REFUSED = "refused"
+    """The provider will not make it (moderation, invalid request)."""
+
+
+class Event(StrEnum):
+    """What can happen to a task."""
+
+    BEGIN = "begin"
+    SUBMIT = "submit"
+    REUSE = "reuse"
+    SAVED = "saved"
+    BACKOFF = "backoff"
+    REFUSED = "refused"
+    GAVE_UP = "gave_up"
+    LOST = "lost"
+    EXPIRED = "expired"
+    ADOPT = "adopt"
+    RETRY = "retry"
+
+
+TRANSITIONS: Mapping[tuple[Status, Event], Status] = {
+    (Status.PLANNED, Event.BEGIN): Status.RUNNING,
+    (Status.PLANNED, Event.SUBMIT): Status.SUBMITTED,
+    (Status.PLANNED, Event.REUSE): Status.DONE,
+    (Status.RUNNING, Event.SAVED): Status.DONE,
+    (Status.RUNNING, Event.BACKOFF): Status.PLANNED,
+    (Status.RUNNING, Event.REFUSED): Status.REFUSED,
+    (Status.RUNNING, Event.GAVE_UP): Status.FAILED,
+    (Status.RUNNING, Event.LOST): Status.IN_DOUBT,
+    (Status.SUBMITTED, Event.SAVED): Status.DONE,
+    (Status.SUBMITTED, Event.REFUSED): Status.REFUSED,
+    (Status.SUBMITTED, Event.GAVE_UP): Status.FAILED,
+    (Status.SUBMITTED, Event.EXPIRED): Status.PLANNED,
+    (Status.IN_DOUBT, Event.ADOPT): Status.DONE,
+    (Status.IN_DOUBT, Event.RETRY): Status.PLANNED,
+    (Status.FAILED, Event.RETRY): Status.PLANNED,
+    (Status.REFUSED, Event.RETRY): Status.PLANNED,
+}
+
+
+def after(status: Status, event: Event) -> Status:
+    """The status that `event` leads to from `status`.
+
+    Raises:
+        LedgerError: the table has no such move.
+    """
+    try:
+        return TRANSITIONS[status, event]
+    except KeyError:
+        raise LedgerError(f"a task that is {status} cannot take the event {event}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """One image as it is asked of the Images API, in the API's own words.
+
+    `size` is `auto` or `WIDTHxHEIGHT` in pixels; `output_compression` is 0-100, for jpeg and webp only. Values equal
+    to the API's default are part of the request here, and are left out on the wire.
+    """
+
+    prompt: str
+    model: str
+    size: str = "auto"
+    quality: str = "auto"
+    background: str = "auto"
+    output_format: str = "png"
+    output_compression: int | None = None
+    moderation: str = "auto"
+
+    @property
+    def pixels(self) -> tuple[int, int] | None:
+        """(width, height) in pixels, or None for `auto`."""
+        width, _, height = self.size.partition("x")
+        return (int(width), int(height)) if height else None
+
+
+def task_key(request: ImageRequest, *, sample: int, edition: str | None, simulated: bool) -> str:
+    """The identity of one wanted image: 64 hex digits of SHA-256 over the canonical request.
+
+    The job's name, the prompt's id and the file's name are not part of it, so that the same request is never paid
+    twice, whatever it is called. The model is the one that is *wanted*: a fallback that made the image does not change
+    the key. A simulated image is never taken for a real one, so that counts too.
+    """
+    canonical = json.dumps(
+        [
+            "generate/1",
+            request.prompt,
+            request.model,
+            request.size,
+            request.quality,
+            request.background,
+            request.output_format,
+            request.output_compression,
+            request.moderation,
+            sample,
+            edition,
+            simulated,
+        ],
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where in the user's files something was written; lines and columns count from 1."""
+
+    source: str
+    line: int | None = None
+    column: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One wanted image.
+
+    `name` is the asset's path below the job's image folder: relative, POSIX, with its extension. `variant` has every
+    axis of the matrix with its value as text, own variables among them, in the order of the manifest.
+    """
+
+    key: str
+    prompt_id: str
+    sample: int
+    request: ImageRequest
+    variant: tuple[tuple[str, str], ...]
+    name: str
+    origin: Origin

@@ -1,0 +1,143 @@
+"""Starts a simulator in a process of its own, and speaks plain HTTP to it, for the tests of the simulator."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import io
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+_MAIN = """
+import json, sys
+from pathlib import Path
+from runner.errors import RunnerError
+from runner.simulator import Settings, serve
+
+given = json.loads(sys.argv[1])
+for name in ("bill_path", "catalog"):
+    if name in given:
+        given[name] = Path(given[name])
+given["faults"] = tuple(given.get("faults", ()))
+try:
+    serve(Settings(**given), on_ready=lambda url: print(url, flush=True), stop_when_stdin_closes=True)
+except RunnerError as error:
+    sys.exit(f"{error}")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> Any:
+        return self.json["error"]
+
+    def files(self) -> list[bytes]:
+        """The image files of the answer."""
+        return [base64.b64decode(each["b64_json"], validate=True) for each in self.json["data"]]
+
+    def images(self) -> list[Image.Image]:
+        """The images of the answer, every pixel decoded."""
+        images: list[Image.Image] = [Image.open(io.BytesIO(file)) for file in self.files()]
+        for image in images:
+            image.load()
+        return images
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A running simulator."""
+
+    base_url: str
+    process: subprocess.Popen[str]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.base_url)
+        assert parts.hostname and parts.port
+        return parts.hostname, parts.port
+
+    def call(self, method: str, path: str, body: object = None, *, key: str | None = "anything") -> Answer:
+        """One request on a connection of its own; `body` is bytes, or sent as JSON."""
+        connection = http.client.HTTPConnection(*self.address, timeout=30)
+        headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        with contextlib.closing(connection):
+            connection.request(method, path, data, headers)
+            answer = connection.getresponse()
+            return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+
+    def generate(self, prompt: str = "A lighthouse at dusk", **more: Any) -> Answer:
+        """One request for an image, small and cheap unless told otherwise."""
+        return self.call("POST", "/v1/images/generations", order(prompt, **more))
+
+    def raw(self, prompt: str, **more: Any) -> socket.socket:
+        """A socket that has sent a request for an image, and read nothing."""
+        data = json.dumps(order(prompt, **more)).encode()
+        head = (
+            "POST /v1/images/generations HTTP/1.1\r\nHost: simulator\r\nAuthorization: Bearer x\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        connection = socket.create_connection(self.address, timeout=30)
+        connection.sendall(head.encode() + data)
+        return connection
+
+    def bill(self) -> Any:
+        return self.call("GET", "/simulator/bill", key=None).json
+
+    def entries(self) -> list[Any]:
+        answer = self.call("GET", "/simulator/bill/entries", key=None)
+        return [json.loads(line) for line in answer.body.splitlines()]
+
+
+def order(prompt: str, **more: Any) -> dict[str, Any]:
+    """The body of a request; a value of None leaves the parameter out."""
+    asked = {"model": "gpt-image-1-mini", "prompt": prompt, "size": "1024x1024", "quality": "low", **more}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def launch(**settings: Any) -> subprocess.Popen[str]:
+    """The process of a simulator with these settings, not waited for."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _MAIN, json.dumps(settings)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextlib.contextmanager
+def running(**settings: Any) -> Iterator[Peer]:
+    """A simulator for the length of a `with` block; what it wrote to stderr has to be nothing."""
+    process = launch(**settings)
+    try:
+        assert process.stdout
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://"), process.communicate()[1]
+        yield Peer(url, process)
+        if process.returncode is None:
+            _, errors = process.communicate("", timeout=30)
+            assert errors == ""
+    finally:
+        process.kill()
+        process.communicate()

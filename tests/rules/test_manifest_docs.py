@@ -1,0 +1,102 @@
+"""The reference is true: its examples load, it knows every key, and the schema for editors is the code's."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from manifest_data import CATALOG, job, tasks
+
+from runner import manifest
+from runner.errors import ManifestError
+from runner.manifest import sandbox, schema
+
+DOCS = Path(__file__).parents[2] / "docs"
+REFERENCE = DOCS / "manifest.md"
+BLOCKS = re.findall(r"```yaml\n(.*?)```", REFERENCE.read_text("utf-8"), re.DOTALL)
+ERRORS = re.findall(r"```yaml refused\n(.*?)```\n+```text\n(.*?)```", REFERENCE.read_text("utf-8"), re.DOTALL)
+FILES = {
+    "prompts.csv": "id,title,category,colour\nbun,A bun,food,red\ncar,A car,cars,blue\n",
+    "prompts.txt": "A lighthouse\nA harbour\n",
+    "products.jsonl": '{"sku": "a-1", "name": "a red mug"}\n{"sku": "a-2", "name": "a blue mug"}\n',
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The files that the reference's examples name."""
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+def whole(block: str) -> str:
+    """An example as a manifest of its own: most leave out the name or the prompts."""
+    if not re.search(r"^name:", block, re.MULTILINE):
+        block = "name: example\n" + block
+    return block if re.search(r"^prompts:", block, re.MULTILINE) else block + "prompts: [A cat]\n"
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_example_loads(block: str, folder: Path) -> None:
+    """Each is accepted, expands, and suits the schema for editors."""
+    loaded = manifest.loads(whole(block), source="job.yaml", base_dir=folder, catalog=CATALOG)
+    assert tasks(loaded)
+    jsonschema.validate(yaml.safe_load(whole(block)), manifest.json_schema())
+
+
+@pytest.mark.parametrize(("block", "message"), ERRORS)
+def test_every_shown_error_is_what_is_said(block: str, message: str, folder: Path) -> None:
+    """The reference quotes errors as they are."""
+    with pytest.raises(ManifestError) as caught:
+        manifest.loads(block, source="jobs/spring.yaml", base_dir=folder, catalog=CATALOG)
+    assert str(caught.value) == message.rstrip("\n")
+
+
+def test_every_key_is_documented() -> None:
+    """No key, filter or method of templates is missing from the reference."""
+    text = REFERENCE.read_text("utf-8")
+    parts = [schema.Manifest, schema.Settings, schema.PromptSettings, schema.TextPrompt, schema.FilePrompt]
+    parts += [schema.Limits, schema.Budget, schema.Retry, schema.Timeouts, schema.Output]
+    keys = {key for part in parts for key in part.model_fields}
+    words = {*keys, "zip", "exclude", "include", *sandbox._FILTERS, *sandbox._TEXT_METHODS, *sandbox._TESTS}
+    assert [word for word in sorted(words) if not re.search(rf"`[^`\n]*\b{word}\b[^`\n]*`", text)] == []
+
+
+def test_the_committed_schema_is_the_code_s() -> None:
+    """Regenerate with: runner schema > docs/manifest.schema.json."""
+    written = (DOCS / "manifest.schema.json").read_text("utf-8")
+    assert written == json.dumps(manifest.json_schema(), indent=2) + "\n"
+
+
+def test_the_schema_is_one() -> None:
+    """It is valid for draft 2020-12, and every key has a description or a shape of its own."""
+    jsonschema.Draft202012Validator.check_schema(manifest.json_schema())
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "limts: {tier: 1}",
+        "samples: 0",
+        "prompts: []",
+        "prompts: [{txt: a}]",
+        "budget: {per: day}",
+        "delivery: batch",
+        "matrix: {a-b: [1]}",
+        "matrix: {size: []}",
+        "settings: {sise: auto}",
+        "version: 2",
+    ],
+)
+def test_editors_see_the_same_mistakes(rest: str) -> None:
+    """What the schema refuses, the loader refuses too."""
+    data = yaml.safe_load(("" if "prompts" in rest else "prompts: [A cat]\n") + f"name: a\n{rest}\n")
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, manifest.json_schema())
+    with pytest.raises(ManifestError):
+        job(rest)

@@ -36,9 +36,10 @@ def recover(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: i
 def reuse(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: int) -> int:
     """Take over what other jobs have made; returns how many tasks that finished."""
     count = 0
+    finished = None
     for page in ledger.reusable(job):
         for item in page:
-            if not store.matches(item.file.path, item.file.sha256):
+            if item.task_id == finished or not store.matches(item.file.path, item.file.sha256):
                 continue
             path = store.path(item.name)
             make_room(ledger, store, path, keep_sha256=item.file.sha256)
@@ -46,6 +47,7 @@ def reuse(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: int
                 store.link(item.file.path, path)
             ledger.reuse(item, replace(item.file, path=path), now_ms=now_ms)
             emit(Reused(item.name, path))
+            finished = item.task_id
             count += 1
     return count
 
@@ -89,10 +91,13 @@ def make_room(ledger: Ledger, store: Store, path: str, *, keep_sha256: str | Non
 def _rescued(ledger: Ledger, store: Store, orphan: Orphan) -> File | None:
     """The image that an orphan's request brought, under its own name, if it is whole anywhere on disk."""
     if orphan.received_sha256 is not None and orphan.received_path is not None:
-        if store.matches(orphan.received_path, orphan.received_sha256):
+        placed = store.matches(orphan.received_path, orphan.received_sha256)
+        waits = store.partial_matches(orphan.attempt_id, orphan.received_sha256)
+        # With its own file still waiting, the same bytes under its name belong to the one that had the name before.
+        if placed and not waits:
             found = store.examine(orphan.received_path)
             return _file(found, orphan.received_path) if found else None
-        if not store.partial_matches(orphan.attempt_id, orphan.received_sha256):
+        if not waits:
             return None
     found = store.examine_partial(orphan.attempt_id)
     if found is None or not fits(found, orphan.request.pixels, orphan.request.output_format):

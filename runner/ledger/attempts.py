@@ -195,6 +195,7 @@ def add_asset(
     now_ms: int,
 ) -> None:
     """Record the file of a task that is done in this very transaction."""
+    _vacate(connection, file.path)
     connection.execute(
         sa.insert(_assets).values(
             task_id=task_id,
@@ -216,6 +217,7 @@ def add_asset(
 
 def asset_moved(connection: sa.Connection, asset_id: int, path: str) -> None:
     """An asset lies elsewhere now; its bytes are the same."""
+    _vacate(connection, path, but=asset_id)
     connection.execute(sa.update(_assets).where(_assets.c.id == asset_id).values(path=path))
 
 
@@ -228,6 +230,18 @@ def asset_at(connection: sa.Connection, path: str) -> int | None:
 def asset_path(connection: sa.Connection, asset_id: int) -> str:
     """Where an asset lies, relative to the output folder."""
     return str(connection.execute(sa.select(_assets.c.path).where(_assets.c.id == asset_id)).scalar_one())
+
+
+def _vacate(connection: sa.Connection, path: str, *, but: int | None = None) -> None:
+    """Take a path from the asset that is still recorded there after its file was removed by hand.
+
+    A path holds one file, and whoever calls has just put another there. Without this the new asset could never be
+    recorded, in this run or in any later one, although it is paid for and lies on disk.
+    """
+    gone = sa.update(_assets).where(_assets.c.path == path)
+    if but is not None:
+        gone = gone.where(_assets.c.id != but)
+    connection.execute(gone.values(path=_assets.c.path + "~missing-" + sa.cast(_assets.c.id, sa.Text)))
 
 
 def _doubt() -> sa.ColumnElement[Any]:

@@ -20,6 +20,8 @@ from runner.errors import InputError, LedgerError
 HEAD = "0001"
 """The schema's version that this code reads and writes: the newest of `migrations/versions`."""
 BUSY_TIMEOUT_S = 30
+_OURS = {"alembic_version", "jobs", "tasks", "attempts"}
+"""By these a ledger is told from the database of another program, which may use Alembic as well."""
 
 
 class Database:
@@ -80,11 +82,12 @@ def open_database(path: Path, *, create: bool) -> Database:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LedgerError(f"cannot make the ledger's folder {path.parent}: {error.strerror}") from None
+            raise LedgerError(
+                f"cannot make the ledger's folder {path.parent}: {error.strerror}", hint="name another with --ledger"
+            ) from None
+    found = _look(path)
     database = Database(path)
     try:
-        with database.read() as connection:
-            found = _version(connection, path)
         if found != HEAD:
             _migrate(database, found)
     except BaseException:
@@ -93,12 +96,22 @@ def open_database(path: Path, *, create: bool) -> Database:
     return database
 
 
+def _look(path: Path) -> str | None:
+    """The schema's version, found without changing anything: switching to WAL would rewrite a stranger's file."""
+    engine = _engine(path, "BEGIN", wal=False)
+    try:
+        with translated(path), engine.begin() as connection:
+            return _version(connection, path)
+    finally:
+        engine.dispose()
+
+
 def _version(connection: sa.Connection, path: Path) -> str | None:
     """The schema's version, None for an empty database."""
     tables = set(sa.inspect(connection).get_table_names())
     if not tables:
         return None
-    if "alembic_version" not in tables:
+    if not tables >= _OURS:
         raise LedgerError(f"{path} is a database of something else, not a ledger", hint="name another with --ledger")
     found = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
     if found is not None and str(found) > HEAD:
@@ -126,7 +139,7 @@ def _migrate(database: Database, found: str | None) -> None:
         command.upgrade(config, "head")
 
 
-def _engine(path: Path, begin: str) -> sa.Engine:
+def _engine(path: Path, begin: str, *, wal: bool = True) -> sa.Engine:
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)),
         connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
@@ -137,7 +150,8 @@ def _engine(path: Path, begin: str) -> sa.Engine:
         # SQLAlchemy, not the driver, says when a transaction begins.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
+        if wal:
+            cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
@@ -153,11 +167,19 @@ def _engine(path: Path, begin: str) -> sa.Engine:
 def translated(path: Path) -> Iterator[None]:
     """Turn the database's exceptions into LedgerError, with what to do next."""
     try:
+        with rules(path):
+            yield
+    except exc.DBAPIError as error:
+        raise _explain(path, str(error.orig)) from error
+
+
+@contextmanager
+def rules(path: Path) -> Iterator[None]:
+    """Turn a broken rule into LedgerError: the one failure that leaves its transaction usable for other changes."""
+    try:
         yield
     except exc.IntegrityError as error:
         raise LedgerError(f"the ledger {path} refused a change that breaks its rules: {error.orig}") from error
-    except exc.DBAPIError as error:
-        raise _explain(path, str(error.orig)) from error
 
 
 def _explain(path: Path, reason: str) -> LedgerError:

@@ -121,8 +121,13 @@ def known(connection: sa.Connection, job_id: int | None, keys: Sequence[str]) ->
     return found
 
 
-def reusable(connection: sa.Connection, job_id: int, revision: int, after_id: int, limit: int) -> list[Reusable]:
-    """Planned tasks of the job that another job has an asset for, by id, from after `after_id`."""
+def reusable(
+    connection: sa.Connection, job_id: int, revision: int, after: tuple[int, int], limit: int
+) -> list[Reusable]:
+    """Planned tasks of the job with each asset that another job has for them, by (task, asset), from after `after`.
+
+    All of them, oldest first: the file of one may be gone while that of another is still there.
+    """
     other = _tasks.alias("other")
     rows = connection.execute(
         sa.select(_tasks.c.id.label("task_id"), _tasks.c.name, _assets)
@@ -133,9 +138,9 @@ def reusable(connection: sa.Connection, job_id: int, revision: int, after_id: in
             _tasks.c.revision == revision,
             _tasks.c.status == Status.PLANNED,
             other.c.status == Status.DONE,
-            _tasks.c.id > after_id,
+            sa.tuple_(_tasks.c.id, _assets.c.id) > after,
         )
-        .order_by(_tasks.c.id)
+        .order_by(_tasks.c.id, _assets.c.id)
         .limit(limit)
     )
     return [Reusable(row.task_id, row.name, row.id, file_of(row), row.model, row.simulated) for row in rows]

@@ -83,36 +83,33 @@ class Ledger:
             return enrol.known(connection, job.id if job else None, keys)
 
     def enrol(self, job: Job, tasks: Iterable[Task], *, digest: str) -> Job:
-        """Make `tasks` what the job wants. Chunk by chunk, each in its own transaction; idempotent.
+        """Make `tasks` what the job wants, chunk by chunk; idempotent.
 
-        Until the last chunk is in, the job wants what it wanted before.
+        One transaction: a task that was wanted before is moved to the new revision, so that any part of it alone
+        would take tasks away from what the job wants if the rest never came.
         """
         with self._database.write() as connection:
             revision = enrol.begin_revision(connection, job.id)
-        wanted = 0
-        for chunk in chunks(tasks, CHUNK):
-            with self._database.write() as connection:
+            wanted = 0
+            for chunk in chunks(tasks, CHUNK):
                 enrol.add(connection, job.id, revision, wanted, chunk)
-            wanted += len(chunk)
-        with self._database.write() as connection:
+                wanted += len(chunk)
             enrol.activate(connection, job.id, revision, digest=digest, wanted=wanted)
         return Job(job.id, job.name, job.manifest_path, revision, digest, wanted)
 
     def reusable(self, job: Job) -> Iterator[list[Reusable]]:
-        """Planned tasks that another job has made already, in pages."""
+        """Planned tasks that another job has made already, in pages; one item for each asset that would serve."""
         with self._database.read() as connection:
             if not enrol.others_have_assets(connection, job.id):
                 return
-        last = 0
+        last = (0, 0)
         while True:
             with self._database.read() as connection:
                 page = enrol.reusable(connection, job.id, job.revision, last, CHUNK)
             if not page:
                 return
-            # Several other jobs can have the same image; one is enough.
-            unique = {item.task_id: item for item in reversed(page)}
-            last = page[-1].task_id
-            yield [unique[task_id] for task_id in sorted(unique)]
+            last = page[-1].task_id, page[-1].asset_id
+            yield page
 
     def misplaced(self, job: Job, folder: str) -> Iterator[list[Misplaced]]:
         """Done tasks whose asset is not where the manifest now wants it, in pages."""

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from runner.errors import LedgerError
 from runner.ledger import attempts
-from runner.ledger.database import Database
+from runner.ledger.database import Database, rules
 from runner.ledger.types import Answer, Begin, Cost, File
 from runner.tasks import Event
 
@@ -133,7 +133,7 @@ class Writer:
             with self._database.write() as connection:
                 for change in group:
                     try:
-                        with connection.begin_nested():
+                        with rules(self._database.path), connection.begin_nested():
                             change.result = change.operation(connection)
                     except LedgerError as error:
                         change.error = error

@@ -51,9 +51,11 @@ def expand(manifest: Manifest, *, simulated: bool) -> Iterator[Task]:
     """Every task in order; see `runner.manifest.expand`."""
     binding = manifest.binding
     count = 0
+    plain: dict[str, list[_Ready]] = {}
     for prepared in binding.prepared:
         cells = binding.cells(manifest, prepared)
-        kept: dict[str, list[_Ready]] = {}
+        prompt = prepared.prompt
+        kept = plain if not prompt.vars and not prompt.settings.model_fields_set else {}
         for instance, prompt_id, values, fixed, origin in _prompts(binding, prepared):
             ready = kept.get(instance.suffix)
             if ready is None:

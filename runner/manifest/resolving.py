@@ -33,7 +33,8 @@ def resolved(manifest: Manifest) -> str:
             return True
 
     def amount(dumper: Any, value: Decimal) -> Any:
-        return dumper.represent_scalar("tag:yaml.org,2002:float", format(value, "f"))
+        text = format(value, "f")
+        return dumper.represent_scalar(f"tag:yaml.org,2002:{'float' if '.' in text else 'int'}", text)
 
     Dumper.add_representer(Decimal, amount)
     text = yaml.dump(_data(manifest), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)

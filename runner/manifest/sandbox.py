@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, meta, nodes
+from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -233,6 +233,8 @@ def _environment(finalize: Callable[[str], str] | None) -> _Environment:
             return finalize(text) if finalize else text
         if isinstance(value, StrictUndefined):
             return value
+        if isinstance(value, Undefined):  # `{{ a if b }}` without its else
+            return ""
         raise TypeError(f"{type(value).__name__} cannot be written: name one of its parts")
 
     environment = _Environment(undefined=StrictUndefined, autoescape=False, finalize=write, keep_trailing_newline=True)

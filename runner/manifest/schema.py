@@ -48,9 +48,7 @@ if TYPE_CHECKING:
 
 Text = Annotated[str, BeforeValidator(as_text)]
 Int = Annotated[int, BeforeValidator(as_int)]
-Float = Annotated[float, BeforeValidator(as_float)]
-Usd = Annotated[Decimal, BeforeValidator(as_decimal)]
-Compression = Annotated[int, BeforeValidator(as_int), Field(ge=0, le=100)]
+Compression = Annotated[int, Field(ge=0, le=100), BeforeValidator(as_int)]
 
 
 def _listed(raw: object) -> object:
@@ -129,10 +127,10 @@ class FilePrompt(_Part):
         default=None, description="the column of the prompt's id; by default it is made of the text"
     )
     where: Where = Field(default={}, description="only rows whose column has this value, or one of these")
-    offset: Annotated[int, BeforeValidator(as_int), Field(ge=0)] = Field(
+    offset: Annotated[int, Field(ge=0), BeforeValidator(as_int)] = Field(
         default=0, description="leave out the first rows"
     )
-    limit: Annotated[int, BeforeValidator(as_int), Field(ge=1)] | None = Field(
+    limit: Annotated[int, Field(ge=1), BeforeValidator(as_int)] | None = Field(
         default=None, description="at most so many rows"
     )
     template: Text | None = Field(default=None, description="the prompt as a template of the row's columns and `text`")
@@ -188,19 +186,19 @@ class Matrix(_Part):
 class Limits(_Part):
     """How fast the provider may be asked. What is left out comes from the tier."""
 
-    concurrency: Annotated[Int, Field(ge=1, le=1024)] | None = Field(
+    concurrency: Annotated[int, Field(ge=1, le=1024), BeforeValidator(as_int)] | None = Field(
         default=None, description="requests in flight at once"
     )
-    images_per_minute: Annotated[Float, Field(gt=0)] | None = None
-    requests_per_minute: Annotated[Float, Field(gt=0)] | None = None
-    tokens_per_minute: Annotated[Float, Field(gt=0)] | None = None
+    images_per_minute: Annotated[float, Field(gt=0), BeforeValidator(as_float)] | None = None
+    requests_per_minute: Annotated[float, Field(gt=0), BeforeValidator(as_float)] | None = None
+    tokens_per_minute: Annotated[float, Field(gt=0), BeforeValidator(as_float)] | None = None
     tier: Int | None = Field(default=None, description="usage tier of your account: its limits are the defaults")
 
 
 class Budget(_Part):
     """The most that may be spent. The worst case is reserved before every request."""
 
-    usd: Annotated[Usd, Field(ge=0)] = Field(description="US dollars")
+    usd: Annotated[Decimal, Field(ge=0), BeforeValidator(as_decimal)] = Field(description="US dollars")
     per: Literal["run", "day", "month", "job"] = Field(
         default="run", description="what the cap is for (days and months: UTC)"
     )
@@ -209,30 +207,38 @@ class Budget(_Part):
 class Retry(_Part):
     """How often an image is tried again."""
 
-    attempts: Annotated[Int, Field(ge=1, le=20)] = Field(
+    attempts: Annotated[int, Field(ge=1, le=20), BeforeValidator(as_int)] = Field(
         default=5, description="attempts that fail without being billed"
     )
-    billed_attempts: Annotated[Int, Field(ge=1, le=10)] = Field(
+    billed_attempts: Annotated[int, Field(ge=1, le=10), BeforeValidator(as_int)] = Field(
         default=3, description="attempts that may have been billed"
     )
-    rate_limited_attempts: Annotated[Int, Field(ge=1, le=10_000)] = Field(
+    rate_limited_attempts: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(as_int)] = Field(
         default=50, description="times told to slow down"
     )
-    base_s: Annotated[Float, Field(gt=0, le=3600)] = Field(
+    base_s: Annotated[float, Field(gt=0, le=3600), BeforeValidator(as_float)] = Field(
         default=1.0, description="longest first wait, seconds; then doubled"
     )
-    max_s: Annotated[Float, Field(gt=0, le=86_400)] = Field(default=60.0, description="longest wait, seconds")
+    max_s: Annotated[float, Field(gt=0, le=86_400), BeforeValidator(as_float)] = Field(
+        default=60.0, description="longest wait, seconds"
+    )
 
 
 class Timeouts(_Part):
     """How long a request may take, in seconds."""
 
-    connect_s: Annotated[Float, Field(gt=0, le=3600)] = Field(default=10.0, description="to connect")
-    first_byte_s: Annotated[Float, Field(gt=0, le=3600)] = Field(default=300.0, description="until the answer begins")
-    stall_s: Annotated[Float, Field(gt=0, le=3600)] = Field(
+    connect_s: Annotated[float, Field(gt=0, le=3600), BeforeValidator(as_float)] = Field(
+        default=10.0, description="to connect"
+    )
+    first_byte_s: Annotated[float, Field(gt=0, le=3600), BeforeValidator(as_float)] = Field(
+        default=300.0, description="until the answer begins"
+    )
+    stall_s: Annotated[float, Field(gt=0, le=3600), BeforeValidator(as_float)] = Field(
         default=60.0, description="between two pieces of the answer"
     )
-    total_s: Annotated[Float, Field(gt=0, le=86_400)] = Field(default=600.0, description="for the whole request")
+    total_s: Annotated[float, Field(gt=0, le=86_400), BeforeValidator(as_float)] = Field(
+        default=600.0, description="for the whole request"
+    )
 
 
 class Output(_Part):
@@ -280,7 +286,9 @@ class Manifest(_Part):
     vars: ScalarVars = Field(default={}, description="variables for every template of the job")
     prompts: Annotated[tuple[Prompt, ...], BeforeValidator(_prompt_list)] = Field(description="what the images show")
     matrix: Matrix = Field(default=Matrix(), description="sizes, qualities, ...")
-    samples: Annotated[Int, Field(ge=1, le=1000)] = Field(default=1, description="images of every combination")
+    samples: Annotated[int, Field(ge=1, le=1000), BeforeValidator(as_int)] = Field(
+        default=1, description="images of every combination"
+    )
     settings: Settings = Field(default=Settings(), description="defaults of every request")
     output: Output = Field(default=Output(), description="how images are called")
     limits: Limits = Field(default=Limits(), description="how fast the provider may be asked")

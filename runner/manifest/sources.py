@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from runner.manifest.schema import FilePrompt
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
 MAX_FIELD_CHARS = 4 * 1024 * 1024
+_MOST_LINES_OF_A_ROW = 100
 _ENDINGS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt"}
 _PROMPT_COLUMNS = ("prompt", "text", "title", "caption")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -67,7 +69,7 @@ def columns(prompt: FilePrompt, path: Path) -> list[str]:
     with closing(lines.read()) as read:
         if kind == "jsonl":
             return next((list(cells) for _, cells in _json_rows(lines, read)), [])
-        return _header(lines, _csv_reader(read, kind))
+        return _header(lines, _records(lines, read, kind))
 
 
 def text_column(prompt: FilePrompt, names: list[str]) -> str | None:
@@ -128,7 +130,7 @@ def rows(prompt: FilePrompt, path: Path) -> Iterator[Row]:
         elif kind == "jsonl":
             found = _json_rows(lines, read)
         else:
-            found = _csv_rows(lines, _csv_reader(read, kind))
+            found = _table_rows(lines, _records(lines, read, kind))
         for line, cells in found:
             if where and not all(cells.get(name, "") in values for name, values in where):
                 continue
@@ -216,14 +218,18 @@ def _unreadable(path: Path, error: OSError) -> Wrong:
     )
 
 
-def _csv_reader(read: Iterator[str], kind: str) -> Any:
+Records = Iterator[tuple[int, list[str]]]
+"""(line where the row starts, its fields) of every row that is not blank, the header first."""
+
+
+def _records(lines: _Lines, read: Iterator[str], kind: str) -> Records:
     # The limit is the csv module's own global; it only ever keeps a field from being refused for its length.
     csv.field_size_limit(MAX_FIELD_CHARS)
-    return csv.reader(read, delimiter="\t" if kind == "tsv" else ",", strict=True)
+    return _tsv_records(lines, read) if kind == "tsv" else _csv_records(lines, read)
 
 
-def _csv_next(lines: _Lines, reader: Any) -> tuple[int, list[str]] | None:
-    """(line where the row starts, its fields) of the next row that is not blank."""
+def _csv_records(lines: _Lines, read: Iterator[str]) -> Records:
+    reader = csv.reader(read, strict=True)
     while True:
         start = reader.line_num + 1
         try:
@@ -231,9 +237,54 @@ def _csv_next(lines: _Lines, reader: Any) -> tuple[int, list[str]] | None:
         except csv.Error as error:
             raise lines.error(f"not a row: {error}", start, _csv_hint(str(error))) from None
         if fields is None:
-            return None
+            return
         if fields:
-            return start, fields
+            yield start, fields
+
+
+def _tsv_records(lines: _Lines, read: Iterator[str]) -> Records:
+    """Both conventions of TSV: quotes enclose fields where that gives as many as the header has; else they are text."""
+    ahead: deque[tuple[int, str]] = deque()
+    width: int | None = None
+    while True:
+        if ahead:
+            start, line = ahead.popleft()
+        else:
+            line = next(read, "")
+            start = lines.number
+            if not line:
+                return
+        fields = line.rstrip("\r\n").split("\t")
+        if fields == [""]:
+            continue
+        if any(field.startswith('"') for field in fields):
+            fields = _quoted(lines, read, line, width, ahead) or fields
+        width = width or len(fields)
+        yield start, fields
+
+
+def _quoted(
+    lines: _Lines, read: Iterator[str], line: str, width: int | None, ahead: deque[tuple[int, str]]
+) -> list[str] | None:
+    """The fields of a row with quoted fields, which may go on in the next lines; None if it is no such row.
+
+    `ahead` has the lines that were read and belong to later rows.
+    """
+    taken: list[tuple[int, str]] = []
+    while True:
+        try:
+            (fields,) = csv.reader([line, *(text for _, text in taken)], delimiter="\t", strict=True)
+        except (csv.Error, ValueError) as error:
+            if "unexpected end" in str(error) and len(taken) < _MOST_LINES_OF_A_ROW:
+                more = ahead.popleft() if ahead else (lines.number + 1, next(read, ""))
+                if more[1]:
+                    taken.append(more)
+                    continue
+        else:
+            if width is None or len(fields) == width:
+                return fields
+        ahead.extendleft(reversed(taken))
+        return None
 
 
 def _csv_hint(message: str) -> str:
@@ -244,8 +295,8 @@ def _csv_hint(message: str) -> str:
     return 'a quote (") that opens a field in this row is never closed; write "" for a quote in a quoted field'
 
 
-def _header(lines: _Lines, reader: Any) -> list[str]:
-    first = _csv_next(lines, reader)
+def _header(lines: _Lines, records: Records) -> list[str]:
+    first = next(records, None)
     if first is None:
         return []
     line, names = first
@@ -258,14 +309,13 @@ def _header(lines: _Lines, reader: Any) -> list[str]:
     return names
 
 
-def _csv_rows(lines: _Lines, reader: Any) -> Iterator[tuple[int, dict[str, str]]]:
-    names = _header(lines, reader)
+def _table_rows(lines: _Lines, records: Records) -> Iterator[tuple[int, dict[str, str]]]:
+    names = _header(lines, records)
     width = len(names)
-    while (found := _csv_next(lines, reader)) is not None:
-        line, fields = found
+    for line, fields in records:
         if len(fields) != width:
             raise lines.error(
-                f"the row has {len(fields)} fields, and the header has {width}",
+                f"the row has {len(fields)} field{'s' * (len(fields) != 1)}, and the header has {width}",
                 line,
                 "a field with a delimiter or a quote in it must be quoted",
             )

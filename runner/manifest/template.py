@@ -20,6 +20,7 @@ MAX_RESULT_CHARS = 65_536
 
 _MARKUP = re.compile(r"\{\{|\{%|\{#")
 _VARIABLE = re.compile(r"\{\{[ \t]*([A-Za-z_][A-Za-z0-9_]*)[ \t]*\}\}")
+_UNDEFINED = re.compile(r"'([^']+)' is undefined|attribute '([^']+)'")
 _CONSTANTS = frozenset({"true", "false", "none", "True", "False", "None", "self", "loop", "range"})
 
 
@@ -96,10 +97,9 @@ class Sandboxed:
                 if length > MAX_RESULT_CHARS:
                     break
         except UndefinedError as error:
-            word = (re.search(r"'([^']+)' (?:is undefined|has no)|attribute '([^']+)'", str(error)) or [""])[-1]
-            raise Wrong(
-                f"the template fails: {error.message}", hint=_undefined_hint(values), word=word or None
-            ) from None
+            hit = _UNDEFINED.search(str(error))
+            word = (hit[1] or hit[2]) if hit else None
+            raise Wrong(f"the template fails: {error.message}", hint=_undefined_hint(values), word=word) from None
         except SecurityError as error:
             raise Wrong(
                 f"the template does what no template may: {error}",

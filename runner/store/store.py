@@ -142,6 +142,8 @@ class Store:
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
                     raise
+                if os.path.lexists(target):
+                    raise StoreError(f"{target} exists already", hint="move it away, then run again") from None
                 self._copy(source, target)
             _flush_folder(target.parent)
 
@@ -215,13 +217,14 @@ class Store:
     def _target(self, path: str) -> Path:
         """Where to write `path`, its folder made, and proved to lie inside the job's folder, symbolic links and all."""
         target = self.output / path
-        self._make(target.parent)
         inside = os.path.realpath(self._folder)
+        # Before anything is made: a folder made through the link would lie outside as well.
         if os.path.commonpath([inside, os.path.realpath(target.parent)]) != inside:
             raise StoreError(
                 f"{target} would be written outside {self._folder}: a folder on the way is a symbolic link",
                 hint="remove the link, or choose another --output",
             )
+        self._make(target.parent)
         return target
 
     def _make(self, folder: Path) -> None:
@@ -273,27 +276,29 @@ class Store:
         return self._digest(one) == self._digest(other)
 
     def _digest(self, path: Path) -> str | None:
-        try:
-            if path.is_symlink():
+        with _explained(path):
+            try:
+                if path.is_symlink():
+                    return None
+                with path.open("rb") as file:
+                    return hashlib.file_digest(file, "sha256").hexdigest()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
 
     def _examine(self, path: Path) -> Sealed | None:
         from runner.store.verify import BadImage
 
         digest, verifier, size = hashlib.sha256(), ImageVerifier(), 0
-        try:
-            with path.open("rb") as file:
-                while chunk := file.read(_BUFFER_BYTES):
-                    verifier.feed(chunk)
-                    digest.update(chunk)
-                    size += len(chunk)
-            return Sealed(digest.hexdigest(), size, verifier.finish())
-        except (BadImage, FileNotFoundError, IsADirectoryError):
-            return None
+        with _explained(path):
+            try:
+                with path.open("rb") as file:
+                    while chunk := file.read(_BUFFER_BYTES):
+                        verifier.feed(chunk)
+                        digest.update(chunk)
+                        size += len(chunk)
+                return Sealed(digest.hexdigest(), size, verifier.finish())
+            except (BadImage, FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
 
 
 def _flush_folder(folder: Path) -> None:

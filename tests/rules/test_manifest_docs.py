@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 from manifest_data import CATALOG, job, tasks
+from pydantic import BaseModel
 
 from runner import manifest
 from runner.errors import ManifestError
@@ -60,8 +61,8 @@ def test_every_shown_error_is_what_is_said(block: str, message: str, folder: Pat
 def test_every_key_is_documented() -> None:
     """No key, filter or method of templates is missing from the reference."""
     text = REFERENCE.read_text("utf-8")
-    parts = [schema.Manifest, schema.Settings, schema.PromptSettings, schema.TextPrompt, schema.FilePrompt]
-    parts += [schema.Limits, schema.Budget, schema.Retry, schema.Timeouts, schema.Output]
+    parts: list[type[BaseModel]] = [schema.Manifest, schema.Settings, schema.PromptSettings, schema.TextPrompt]
+    parts += [schema.FilePrompt, schema.Limits, schema.Budget, schema.Retry, schema.Timeouts, schema.Output]
     keys = {key for part in parts for key in part.model_fields}
     words = {*keys, "zip", "exclude", "include", *sandbox._FILTERS, *sandbox._TEXT_METHODS, *sandbox._TESTS}
     assert [word for word in sorted(words) if not re.search(rf"`[^`\n]*\b{word}\b[^`\n]*`", text)] == []

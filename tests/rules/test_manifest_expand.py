@@ -114,7 +114,8 @@ def test_default_names_tell_every_axis() -> None:
 def test_names_of_included_combinations() -> None:
     """An axis that a combination lacks is `none` in a name."""
     loaded = job(
-        "prompts: [{id: p, text: \"{{ t | default('') }}cat\"}]\nmatrix: {size: [auto], include: [{t: a}, {size: 1024x1024}]}\n"
+        "prompts: [{id: p, text: \"{{ t | default('') }}cat\"}]\n"
+        "matrix: {size: [auto], include: [{t: a}, {size: 1024x1024}]}\n"
     )
     assert [task.name for task in tasks(loaded)] == ["p/auto-auto-a-1.png", "p/1024x1024-auto-none-1.png"]
 
@@ -236,7 +237,7 @@ def test_overrides() -> None:
     )  # fmt: skip
     assert [task.name for task in tasks(loaded)] == ["cat/1024x1024-medium-1.png", "dog/1024x1024-medium-1.png"]
     assert loaded.budget is not None
-    assert (loaded.budget.usd, loaded.budget.per, loaded.limits.images_per_minute) == (5, "day", 100)
+    assert (str(loaded.budget.usd), loaded.budget.per, loaded.limits.images_per_minute) == ("5", "day", 100.0)
     assert loaded.edition == "007"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -31,6 +32,23 @@ def test_tsv_and_the_column_by_its_name(tmp_path: Path) -> None:
     write(tmp_path, "p.tsv", "Category\tPrompt\nfood\ta bun, sliced\n")
     assert found(tmp_path, "{file: p.tsv}") == [("a bun, sliced", 2)]
     assert found(tmp_path, "{file: p.tsv, text: Category}") == [("food", 2)]
+
+
+def test_tsv_has_two_conventions_for_quotes(tmp_path: Path) -> None:
+    """A quoted field may hold tabs and line breaks; a quote that encloses no whole field is an ordinary sign."""
+    write(
+        tmp_path,
+        "p.tsv",
+        'text\tn\n"A ""b""\tc\nd"\t1\n"G I G" on a wall\t2\n\n5" tall\t3\n"never closed\t4\nlast "one"\t5\n"x"\t6\n',
+    )
+    assert found(tmp_path, "{file: p.tsv}") == [
+        ('A "b"\tc\nd', 2),
+        ('"G I G" on a wall', 4),
+        ('5" tall', 6),
+        ('"never closed', 7),
+        ('last "one"', 8),
+        ("x", 9),
+    ]
 
 
 def test_jsonl(tmp_path: Path) -> None:
@@ -82,7 +100,7 @@ def test_ids_of_rows(tmp_path: Path) -> None:
 
 BAD = {
     "empty text": ("p.csv", "text,n\nA,1\n ,2\n", "{file: p.csv}", "3", "'text') is empty"),
-    "short row": ("p.csv", "text,n\nA,1\nB\n", "{file: p.csv}", "3", "1 fields, and the header has 2"),
+    "short row": ("p.csv", "text,n\nA,1\nB\n", "{file: p.csv}", "3", "1 field, and the header has 2"),
     "long row": ("p.csv", 'text,n\n"A\nB",1\nB,2,3\n', "{file: p.csv}", "4", "3 fields"),
     "two columns": ("p.csv", "text,text\nA,1\n", "{file: p.csv}", "1", "two columns are called 'text'"),
     "nameless column": ("p.csv", "text,\nA,1\n", "{file: p.csv}", "1", "column 2 has no name"),
@@ -161,11 +179,16 @@ def test_a_large_file_is_streamed(tmp_path: Path) -> None:
         file.write("id,text\n")
         file.writelines(f"{n},A lighthouse at dusk and a number of words more {n}\n" for n in range(200_000))
     loaded = job("prompts: {file: p.csv, id: id}\n", base_dir=tmp_path)
+    count, early_blocks, late_blocks, peak_bytes = 0, 0, 0, 0
     tracemalloc.start()
-    try:
-        count = sum(1 for _ in manifest.expand(loaded, simulated=False))
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    for _ in manifest.expand(loaded, simulated=False):
+        count += 1
+        if count == 10_000:
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            early_blocks = sys.getallocatedblocks()
+        elif count == 199_999:
+            late_blocks = sys.getallocatedblocks()
     assert count == 200_000
-    assert peak_bytes < 2_000_000
+    assert peak_bytes < 1_000_000
+    assert late_blocks - early_blocks < 1_000

@@ -63,7 +63,7 @@ def test_an_axis_that_a_combination_lacks() -> None:
     assert rendered("A cat{{ ', ' + tone if tone is defined }}", matrix) == ["A cat, warm", "A cat"]
     assert rendered("A {{ tone | default('plain') }} cat", matrix) == ["A warm cat", "A plain cat"]
     error = refused(f"name: a\nprompts: ['A {{{{ tone }}}} cat']\n{matrix}")
-    assert (error.place, "no value here" in error.message) == ("job.yaml:2:16", True)
+    assert (error.place, "no value here" in error.message) == ("job.yaml:2:17", True)
 
 
 ESCAPES = [

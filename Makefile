@@ -1,0 +1,51 @@
+# Two commands are all one needs: `make run` and `make test`. python3 (3.11 or later) and make are all they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format schema clean
+
+help: ## Show what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 16
+
+run: $(VENV)/.installed ## Make jobs/nightly-thumbnails.yaml with the embedded simulator: free, nothing leaves this machine
+	@$(BIN)/runner run jobs/nightly-thumbnails.yaml --provider simulator
+
+test: $(VENV)/.installed-dev ## Run the tests
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev ## Format, lint, types, import floors and tests: what CI runs
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest
+
+format: $(VENV)/.installed-dev ## Format the code and mend what the linter can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+schema: $(VENV)/.installed ## Write docs/manifest.schema.json anew
+	@$(BIN)/runner schema > docs/manifest.schema.json
+
+clean: ## Remove the virtual environment and caches; images and ledger stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "runner needs Python 3.11 or later; name one with: make PYTHON=python3.12 run" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "this Python cannot make virtual environments (on Debian: apt install python3-venv)" >&2; exit 1; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing runner into $(VENV) ..." >&2
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the tools for development into $(VENV) ..." >&2
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@

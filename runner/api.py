@@ -54,9 +54,9 @@ def plan(job: str | Path, options: Options = _DEFAULT) -> Plan:  # frozen, so sh
 
     path = options.ledger_path
     if not path.exists():
-        return invocation.make_plan(invocation.prepare(job, options, None), None)
+        return invocation.plan_with_caps(invocation.prepare(job, options, None), options, None)
     with Ledger.open(path, create=False) as ledger:
-        return invocation.make_plan(invocation.prepare(job, options, ledger), ledger)
+        return invocation.plan_with_caps(invocation.prepare(job, options, ledger), options, ledger)
 
 
 def run(

@@ -7,8 +7,8 @@ money and none changes anything.
 from __future__ import annotations
 
 import datetime as dt
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,11 @@ def _folder(folder: Path) -> Iterator[Check]:
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent if nearest.parent != Path() else Path.cwd()
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    try:
+        # Permissions alone do not tell: a file system can be full, read-only or not made for files.
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError:
         yield Check("folder", "failed", f"{folder} cannot be written: check its permissions, or choose --output")
         return
     yield Check("folder", "ok", f"{folder} can be written")
@@ -82,7 +86,15 @@ def _provider(options: Options, model: str) -> Iterator[Check]:
     try:
         catalog = catalogs.load(options.catalog)
         provider = catalog.provider(options.provider or "openai")
+    except RunnerError as error:
+        yield Check("provider", "failed", str(error))
+        return
+    try:
         known = catalog.model(model)
+    except RunnerError as error:
+        yield Check("model", "failed", str(error))
+        return
+    try:
         if invocation.embeds(provider, options):
             yield Check("provider", "ok", "the embedded simulator: no key, no cost")
             return
@@ -107,7 +119,7 @@ def _provider(options: Options, model: str) -> Iterator[Check]:
     if info.server_time is not None:
         skew_s = abs((invocation.now() - info.server_time).total_seconds())
         fine = skew_s <= CLOCK_SKEW_S
-        told = f"{skew_s:.0f} s from the provider's"
+        told = f"{skew_s:.0f} s away from the provider's"
         yield Check("clock", "ok" if fine else "warning", told if fine else f"{told}: set it, budgets go by the day")
 
 

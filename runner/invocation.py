@@ -20,7 +20,9 @@ from runner import planner
 from runner.catalog import Catalog, Provider
 from runner.errors import InputError
 from runner.planner import Plan
+from runner.rules.budget import Budget, period_start
 from runner.rules.pacing import Gate
+from runner.rules.pricing import microusd, usd
 
 if TYPE_CHECKING:
     from runner.ledger import Job, Ledger
@@ -202,6 +204,24 @@ def make_plan(request: Request, ledger: Ledger | None) -> Plan:
         scratch.close()
 
 
+def plan_with_caps(request: Request, options: Options, ledger: Ledger | None) -> Plan:
+    """The plan of `make_plan`, with warnings where this run's limit or budget will end it early."""
+    plan = make_plan(request, ledger)
+    to_do = plan.total("to_do")
+    if options.limit is not None and options.limit < to_do:
+        plan.warnings.append(f"this run begins {options.limit} of the {to_do} images (--limit)")
+    job = ledger.job(plan.job) if ledger is not None else None
+    budget = budget_for(request, options, ledger, job)
+    left = budget.left_microusd
+    expected = plan.total("expected_microusd")
+    if left is not None and expected > left:
+        plan.warnings.append(
+            f"{usd(expected)} are expected, and {usd(left)} of the budget per {budget.per} are left: "
+            "a run would stop there (exit code 5) and go on when there is more"
+        )
+    return plan
+
+
 def embeds(provider: Provider, options: Options) -> bool:
     """Whether the run starts a simulator of its own."""
     return provider.simulated and options.base_url is None
@@ -233,6 +253,20 @@ def endpoint(provider: Provider, options: Options) -> Endpoint:
     if not (key.isascii() and key.isprintable()):
         raise InputError(f"the key in {variable} has characters that no header can carry", hint="copy it once more")
     return Endpoint.checked(provider.name, base_url, key, insecure=options.insecure)
+
+
+def budget_for(request: Request, options: Options, ledger: Ledger | None, job: Job | None) -> Budget:
+    """The cap of a run, with what the ledger says was spent and is in doubt in its period."""
+    wanted = request.manifest.budget
+    per = wanted.per if wanted is not None else "run"
+    cap_usd = options.budget_usd if options.budget_usd is not None else (wanted.usd if wanted else None)
+    budget = Budget(None if cap_usd is None else microusd(cap_usd), per, period=period_start(per, now()))
+    if per != "run" and ledger is not None and job is not None:
+        since_ms = None if budget.period is None else int(budget.period.timestamp() * 1000)
+        spent = ledger.spending(job, simulated=request.simulated, since_ms=since_ms)
+        budget.settled_microusd = spent.settled_microusd
+        budget.in_doubt_microusd = spent.in_doubt_microusd
+    return budget
 
 
 def now() -> dt.datetime:

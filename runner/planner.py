@@ -165,6 +165,7 @@ def make(
     quoter = Quoter(catalog, provider, models.effective, delivery)
     pacer = Pacer(dict(gates))
     warned_auto = False
+    largest = -1
     for chunk in chunks(tasks, CHUNK):
         _refuse_clashes(chunk, claim)
         states = known([task.key for task in chunk])
@@ -175,11 +176,12 @@ def make(
             group = plan.groups.get(place)
             if group is None:
                 group = plan.groups[place] = Group(*place)
-                pacer.check({"tokens": float(quote.tokens), "images": 1.0, "requests": 1.0})
             if request.quality == "auto" and not warned_auto:
                 warned_auto = True
                 plan.warnings.append("quality `auto` may render and bill as the highest quality: it is priced as that")
-            _count(plan, group, states.get(task.key, Known(None)), quote)
+            if _count(plan, group, states.get(task.key, Known(None)), quote) and quote.tokens > largest:
+                largest = quote.tokens
+                pacer.check({"tokens": float(largest), "images": 1.0, "requests": 1.0})
     plan.duration_s = _duration_s(plan.total("to_do"), plan.tokens, gates)
     return plan
 
@@ -238,7 +240,10 @@ def chunks(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:
 
 def fold(name: str) -> str:
     """A file name as a careless file system sees it: upper and lower case and Unicode forms are one."""
-    return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
+    if name.isascii():
+        return name.casefold()
+    # Folding undoes a normal form here and there, so it is made once more.
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
 def _refuse_clashes(chunk: Sequence[Task], claim: Claim) -> None:
@@ -258,7 +263,8 @@ def _refuse_clashes(chunk: Sequence[Task], claim: Claim) -> None:
         )
 
 
-def _count(plan: Plan, group: Group, known: Known, quote: pricing.Quote) -> None:
+def _count(plan: Plan, group: Group, known: Known, quote: pricing.Quote) -> bool:
+    """Count one task; whether it will be sent."""
     group.wanted += 1
     status = known.status
     plan.by_status[status or "new"] = plan.by_status.get(status or "new", 0) + 1
@@ -273,6 +279,8 @@ def _count(plan: Plan, group: Group, known: Known, quote: pricing.Quote) -> None
         group.expected_microusd += quote.expected_microusd
         group.worst_microusd += quote.worst_microusd
         plan.tokens += quote.tokens
+        return True
+    return False
 
 
 def _duration_s(images: int, tokens: int, gates: Mapping[str, Gate]) -> float | None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -21,17 +22,17 @@ from runner.engine import events, recovery
 from runner.engine.events import Event, Listener, Summary
 from runner.engine.pool import Pool, Settings, Stop
 from runner.errors import RunnerError
-from runner.invocation import Options, Request, concurrency_for, make_plan, now
+from runner.invocation import Options, Request, budget_for, concurrency_for, make_plan, now
 from runner.ledger import Job, Ledger, RunStart
 from runner.provider import Endpoint, Timeouts, connect
 from runner.report.lines import line
 from runner.report.summary import summarise
-from runner.rules.budget import Budget, period_start
 from runner.rules.pacing import Pacer
-from runner.rules.pricing import microusd
 from runner.rules.retry import Policy
 from runner.store import Store
 from runner.tasks import Status
+
+HEARTBEAT_S = 1.0
 
 
 class Session:
@@ -52,6 +53,7 @@ class Session:
         self.listener = listener
         self.stop = stop
         self.handle_signals = handle_signals
+        self.warnings: list[str] = []
 
     async def run(self, endpoint: Endpoint) -> Summary:
         """The whole run; what ends it once it has begun is in the summary.
@@ -78,7 +80,8 @@ class Session:
         with store.log(run_id) as log:
 
             def emit(event: Event) -> None:
-                log.write(line(event, now=now()))
+                if not isinstance(event, events.Heartbeat):
+                    log.write(line(event, now=now()))
                 self.listener(event)
 
             error: RunnerError | None
@@ -99,17 +102,31 @@ class Session:
         known = ledger.job(manifest.name)
         if known is None or known.digest != digest:
             make_plan(self.request, ledger)
+        self._same_manifest(known)
         job = ledger.make_job(manifest.name, manifest_path=str(self.request.path.resolve()), now_ms=now_ms())
         if job.digest != digest:
             job = ledger.enrol(job, manifests.expand(manifest, simulated=self.request.simulated), digest=digest)
         return job
+
+    def _same_manifest(self, known: Job | None) -> None:
+        """A copied manifest that kept its name takes over the job of the first: nothing is lost, but it is said."""
+        before = known.manifest_path if known is not None else None
+        if (
+            known is not None
+            and before is not None
+            and before != str(self.request.path.resolve())
+            and Path(before).is_file()
+        ):
+            self.warnings.append(
+                f"the job {known.name!r} was last run from {before}: give each manifest its own `name`"
+            )
 
     async def _make(
         self, store: Store, job: Job, run_id: int, endpoint: Endpoint, emit: Listener
     ) -> RunnerError | None:
         """Recover, reuse, and make what is left; what ended the run early, if anything did."""
         manifest, ledger = self.request.manifest, self.ledger
-        for warning in self.request.models.warnings:
+        for warning in (*self.request.models.warnings, *self.warnings):
             emit(events.Warned(warning))
 
         def prepare() -> None:
@@ -122,7 +139,7 @@ class Session:
         await anyio.to_thread.run_sync(prepare)
         gates = dict(self.request.gates)
         concurrency = concurrency_for(manifest, gates)
-        budget = self._budget(job)
+        budget = budget_for(self.request, self.options, ledger, job)
         statuses = ledger.statuses(job)
         emit(
             events.RunBegan(
@@ -177,31 +194,20 @@ class Session:
             async with anyio.create_task_group() as group:
                 if self.handle_signals:
                     group.start_soon(self._listen)
+                group.start_soon(_beat, emit)
                 await pool.run()
                 group.cancel_scope.cancel()
         return pool.error
 
     async def _listen(self) -> None:
-        import anyio
-
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        """The first signal ends the run gently, whatever has asked for its end before; the second at once."""
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            count = 0
             async for _ in signals:
-                if self.stop.asked:
+                count += 1
+                self.stop.ask("interrupted")
+                if count > 1:
                     self.stop.now()
-                else:
-                    self.stop.ask("interrupted")
-
-    def _budget(self, job: Job) -> Budget:
-        wanted = self.request.manifest.budget
-        per = wanted.per if wanted is not None else "run"
-        usd = self.options.budget_usd if self.options.budget_usd is not None else (wanted.usd if wanted else None)
-        budget = Budget(None if usd is None else microusd(usd), per, period=period_start(per, now()))
-        if per != "run":
-            since_ms = None if budget.period is None else int(budget.period.timestamp() * 1000)
-            spent = self.ledger.spending(job, simulated=self.request.simulated, since_ms=since_ms)
-            budget.settled_microusd = spent.settled_microusd
-            budget.in_doubt_microusd = spent.in_doubt_microusd
-        return budget
 
     def _summary(self, job: Job, run_id: int, store: Store, error: RunnerError | None, elapsed_s: float) -> Summary:
         return summarise(
@@ -216,6 +222,12 @@ class Session:
             elapsed_s=elapsed_s,
             images=str(store.output / store.images),
         )
+
+
+async def _beat(emit: Listener) -> None:
+    while True:
+        await anyio.sleep(HEARTBEAT_S)
+        emit(events.Heartbeat())
 
 
 def now_ms() -> int:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from runner.catalog.types import Catalog
 from runner.errors import InputError
 
+MAX_DEPTH = 20
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -52,7 +53,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     try:
-        _refuse_aliases(path, text)
+        _refuse_bombs(path, text)
         data = yaml.load(text, _Loader)  # noqa: S506  # as above
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
@@ -63,10 +64,15 @@ def _read(path: Path) -> dict[str, Any]:
     return own
 
 
-def _refuse_aliases(path: Path, text: str) -> None:
-    """A catalog needs no YAML aliases, and refusing them all leaves no room for a bomb."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
-        raise InputError(f"{path}: YAML aliases are not allowed in a catalog")
+def _refuse_bombs(path: Path, text: str) -> None:
+    """A catalog needs no YAML aliases and no depth, and refusing both leaves no room for a bomb."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise InputError(f"{path}: YAML aliases are not allowed in a catalog")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise InputError(f"{path}: it is nested too deeply to be a catalog")
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

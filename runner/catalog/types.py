@@ -27,12 +27,13 @@ Usd = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0)]
 
 def _size(value: str) -> str:
     width, _, height = value.partition("x")
-    if not (width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
+    if not all(side.isascii() and side.isdigit() and int(side) > 0 for side in (width, height)):
         raise ValueError(f"{value!r} is not WIDTHxHEIGHT")
     return value
 
 
 Size = Annotated[str, AfterValidator(_size)]
+Tokens = Annotated[int, Field(ge=0)]
 
 
 class _Data(BaseModel):
@@ -102,7 +103,7 @@ class Model(_Data):
     output_formats: tuple[str, ...] = ("png", "jpeg", "webp")
     moderations: tuple[str, ...] = ("auto", "low")
     max_prompt_chars: int = 32_000
-    output_tokens: dict[str, dict[Size, int]]
+    output_tokens: dict[str, dict[Size, Tokens]]
     output_tokens_source: str
     lifecycle: dict[str, Lifecycle]
     successors: tuple[str, ...] = ()
@@ -117,6 +118,7 @@ class Model(_Data):
         width, _, height = size.partition("x")
         return (
             self.free_sizes is not None
+            and len(size) <= 20
             and width.isascii()
             and width.isdigit()
             and height.isascii()

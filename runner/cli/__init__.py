@@ -11,6 +11,14 @@ import sys
 
 def main() -> None:
     """The console script: run the command line and exit with the code of `docs/design.md`."""
-    from runner.cli.app import run_app
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or a pipe that cannot show a character gets its number, not the end of a run.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # text streams have it
+    try:
+        from runner.cli.app import run_app
 
-    sys.exit(run_app(sys.argv[1:]))
+        code = run_app(sys.argv[1:])
+    except KeyboardInterrupt:
+        # While modules were still being read: nothing has begun.
+        code = 130
+    sys.exit(code)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
-from runner.errors import RunnerError
+from runner.errors import ManifestError, RunnerError
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2", "bold": "1"}
 
@@ -38,10 +40,22 @@ def raw(text: str) -> None:
     sys.stdout.flush()
 
 
+def hush(stream: IO[str]) -> None:
+    """Let nothing more reach a stream whose reader has gone, so that what is still in its buffer fails nobody."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, stream.fileno())
+    finally:
+        os.close(nowhere)
+
+
 def fail(error: RunnerError, *, as_json: bool) -> None:
     """Say what went wrong."""
     if as_json:
-        line({"type": "error", "message": str(error), "exit_code": error.exit_code})
+        entry = {"type": "error", "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        if isinstance(error, ManifestError):
+            entry |= {"source": error.source, "line": error.line, "column": error.column}
+        line(entry)
     note(f"{paint('error:', 'red', sys.stderr)} {safe(str(error), keep_lines=True)}")
 
 
@@ -73,6 +87,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, left: int 
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         out(paint(text.rstrip(), "bold") if index == 0 else text.rstrip())
+
+
+def program() -> str:
+    """How to call runner from here: by its name where the shell finds it, else by its path."""
+    found = shutil.which("runner")
+    called = Path(sys.argv[0])
+    if found is not None or called.name != "runner":
+        return "runner"
+    return os.path.relpath(called)
 
 
 def duration(seconds: float) -> str:

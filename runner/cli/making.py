@@ -24,10 +24,14 @@ class Art(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command(epilog="Example: runner init jobs/spring.yaml")(init)
-    app.command(epilog="Example: runner doctor --provider cometapi")(doctor)
+    app.command(short_help="Write a first manifest.", epilog="Example: runner init jobs/spring.yaml")(init)
     app.command(
-        epilog="Example: runner simulate --port 8080 --latency p50=18,p95=46,scale=0.01 --images-per-minute 50"
+        short_help="Check key, network, model, disk, ledger, clock.",
+        epilog="Example: runner doctor --provider cometapi",
+    )(doctor)
+    app.command(
+        short_help="Serve a simulated Images API.",
+        epilog="Example: runner simulate --port 8080 --latency p50=18,p95=46,scale=0.01 --images-per-minute 50",
     )(simulate)
 
 
@@ -53,13 +57,16 @@ def init(
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from None
     console.out(f"wrote {path}")
-    console.out(f"next: runner plan {path}")
-    console.out(f"      runner run {path} --provider simulator     (free: nothing is sent to anyone)")
-    console.out(f"      runner run {path}                          (needs OPENAI_API_KEY)")
+    program = console.program()
+    console.out(f"next: {program} plan {path}")
+    console.out(f"      {program} run {path} --provider simulator     (free: nothing is sent to anyone)")
+    console.out(f"      {program} run {path}                          (needs OPENAI_API_KEY)")
 
 
 def doctor(
-    model: Annotated[str, typer.Option("--model", help="The model to ask the provider about.")] = "gpt-image-1-mini",
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="The model to ask the provider about.")
+    ] = "gpt-image-1-mini",
     provider: options.Provider = None,
     base_url: options.BaseUrl = None,
     api_key_env: options.ApiKeyEnv = None,
@@ -94,23 +101,32 @@ def doctor(
 
 
 def simulate(
-    host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free one.")] = 8080,
+    host: Annotated[str, typer.Option("--host", metavar="HOST", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes any free one.")] = 8080,
     latency: Annotated[
         str,
         typer.Option("--latency", metavar="SPEC", help="Seconds: 0.5, 0.2-1.5, p50=18,p95=46; ,scale=0.1 behind it."),
     ] = "0",
-    images_per_minute: Annotated[int | None, typer.Option("--images-per-minute", min=1)] = None,
-    requests_per_minute: Annotated[int | None, typer.Option("--requests-per-minute", min=1)] = None,
-    tokens_per_minute: Annotated[int | None, typer.Option("--tokens-per-minute", min=1)] = None,
-    window: Annotated[float, typer.Option("--window", help="Seconds over which the limits hold.")] = 60.0,
+    images_per_minute: Annotated[
+        int | None, typer.Option("--images-per-minute", metavar="N", min=1, help="Answer 429 above it.")
+    ] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option("--requests-per-minute", metavar="N", min=1, help="The same for requests.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option("--tokens-per-minute", metavar="N", min=1, help="The same for tokens.")
+    ] = None,
+    window: Annotated[float, typer.Option("--window", metavar="S", help="Seconds over which the limits hold.")] = 60.0,
     payload_kb: Annotated[
-        int | None, typer.Option("--payload-kb", min=1, help="Fill images up to this size; they stay valid.")
+        int | None,
+        typer.Option("--payload-kb", metavar="KB", min=1, help="Fill images up to this size; they stay valid."),
     ] = None,
     art: Annotated[
         Art, typer.Option("--art", help="Pictures drawn from the prompt, or one for all (load tests).")
     ] = Art.DRAWN,
-    seed: Annotated[int, typer.Option("--seed", help="What pictures, latencies and faults follow from.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="What pictures, latencies and faults follow from.")
+    ] = 0,
     fault: Annotated[
         list[str] | None,
         typer.Option("--fault", metavar="RULE", help="KIND[:share=0.05][,after=10][,times=3][,match=REGEX][,value=X]"),
@@ -118,7 +134,9 @@ def simulate(
     api_key: Annotated[
         str | None, typer.Option("--api-key", metavar="KEY", help="The one key to accept, instead of any.")
     ] = None,
-    bill: Annotated[Path | None, typer.Option("--bill", help="Where to keep the bill's entries (JSON lines).")] = None,
+    bill: Annotated[
+        Path | None, typer.Option("--bill", metavar="FILE", help="Where to keep the bill's entries (JSON lines).")
+    ] = None,
     catalog: options.CatalogFile = None,
     until_stdin_closes: Annotated[
         bool, typer.Option("--until-stdin-closes", help="End with the parent process.")

@@ -17,21 +17,28 @@ if TYPE_CHECKING:
 Job = Annotated[str, typer.Argument(help="A manifest's path, or the name of a job that the ledger knows.")]
 OneJob = Annotated[str | None, typer.Argument(help="A job's name or its manifest's path; every job if left out.")]
 Provider = Annotated[
-    str | None, typer.Option("--provider", help="openai, cometapi, simulator, or one of your own catalog.")
+    str | None,
+    typer.Option("--provider", metavar="NAME", help="openai, cometapi, simulator, or one of your own catalog."),
 ]
-BaseUrl = Annotated[str | None, typer.Option("--base-url", help="Any server with an OpenAI-compatible Images API.")]
+BaseUrl = Annotated[
+    str | None, typer.Option("--base-url", metavar="URL", help="Any server with an OpenAI-compatible Images API.")
+]
 ApiKeyEnv = Annotated[
     str | None, typer.Option("--api-key-env", metavar="NAME", help="The environment variable that holds the key.")
 ]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain HTTP to another machine.")]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", help="The folder of images and ledger [default: $RUNNER_OUTPUT or output]."),
+    typer.Option(
+        "--output", metavar="DIR", help="The folder of images and ledger [default: $RUNNER_OUTPUT or output]."
+    ),
 ]
 Ledger = Annotated[
     str | None,
     typer.Option(
-        "--ledger", help="The ledger: a path or sqlite:///PATH [default: $RUNNER_LEDGER or OUTPUT/ledger.sqlite3]."
+        "--ledger",
+        metavar="URL",
+        help="The ledger: a path or sqlite:///PATH [default: $RUNNER_LEDGER or OUTPUT/ledger.sqlite3].",
     ),
 ]
 Set = Annotated[
@@ -39,9 +46,12 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the manifest, e.g. matrix.quality=[high]."),
 ]
 Budget = Annotated[str | None, typer.Option("--budget", metavar="USD", help="The cap, instead of budget.usd.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Begin at most this many images in this run.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", metavar="N", min=1, help="Begin at most this many images in this run.")
+]
 CatalogFile = Annotated[
-    Path | None, typer.Option("--catalog", help="A YAML file of yours with prices, models or providers.")
+    Path | None,
+    typer.Option("--catalog", metavar="FILE", help="A YAML file of yours with prices, models or providers."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, each with a `type`.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only errors and the result.")]

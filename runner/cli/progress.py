@@ -61,7 +61,9 @@ class Progress:
             case events.Warned():
                 self._say(f"{console.paint('warning:', 'yellow', sys.stderr)} {console.safe(event.message)}")
             case events.Stopping():
-                self._say(f"stopping ({event.reason}): {event.in_flight} in flight are finished; again to stop at once")
+                what = "given up, on record as in doubt" if event.immediate else "finished first"
+                rest = f"{event.in_flight} in flight are {what}" if event.in_flight else "nothing is in flight"
+                self._say(f"stopping ({event.reason}): {rest}")
             case events.FoundInDoubt():
                 self._found += 1
             case events.Adopted():
@@ -72,7 +74,7 @@ class Progress:
                 self._end()
             case _:
                 pass
-        self._show()
+        self._show(heartbeat=isinstance(event, events.Heartbeat))
 
     def _begin(self, event: events.RunBegan) -> None:
         self._began = event
@@ -100,11 +102,11 @@ class Progress:
             limit = "" if event.images_per_minute is None else f", at most {event.images_per_minute:g} a minute"
             console.note(f"{event.job}: {event.to_do} images to make with {event.provider}{limit}")
 
-    def _show(self) -> None:
+    def _show(self, *, heartbeat: bool) -> None:
         if self._began is None:
             return
         if self._bar is not None:
-            self._bar.set_postfix_str(self._state(), refresh=False)
+            self._bar.set_postfix_str(self._state(), refresh=heartbeat)
             return
         if time.monotonic() - self._spoke >= LINE_EVERY_S and self._made < self._began.to_do:
             self._spoke = time.monotonic()

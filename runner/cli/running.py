@@ -5,6 +5,7 @@ Owns their arguments and how a plan and a summary look.
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,10 +27,21 @@ class InDoubt(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command(epilog="Example: runner run jobs/nightly-thumbnails.yaml --provider simulator")(run)
-    app.command(epilog="Example: runner resume nightly-thumbnails")(resume)
-    app.command(epilog="Example: runner plan jobs/ab-sweep.yaml --set samples=2")(plan)
-    app.command(epilog="Example: runner retry nightly-thumbnails --refused --code moderation_blocked")(retry)
+    app.command(
+        short_help="Make what the job wants and does not have yet.",
+        epilog="Example: runner run jobs/nightly-thumbnails.yaml --provider simulator",
+    )(run)
+    app.command(short_help="Go on with a job: the same as `run`.", epilog="Example: runner resume nightly-thumbnails")(
+        resume
+    )
+    app.command(
+        short_help="Count, price and check; nothing is sent.",
+        epilog="Example: runner plan jobs/ab-sweep.yaml --set samples=2",
+    )(plan)
+    app.command(
+        short_help="Plan failed, refused or doubtful tasks again.",
+        epilog="Example: runner retry nightly-thumbnails --refused --code moderation_blocked",
+    )(retry)
 
 
 def run(
@@ -56,6 +68,7 @@ def run(
     """
     from runner import api
     from runner.cli.progress import Progress, Warnings
+    from runner.engine.pool import Stop
 
     chosen = options.gather(
         provider=provider,
@@ -70,15 +83,24 @@ def run(
         catalog=catalog,
         hold_doubt=in_doubt is InDoubt.HOLD,
     )
-    listeners: list[Listener] = [Warnings() if quiet else Progress()]
-    if json:
-        listeners.append(_print_line)
+    watching: Listener = Warnings() if quiet else Progress()
+    listeners: list[Listener] = [watching, _print_line] if json else [watching]
+    stop = Stop()
 
     def tell(event: Event) -> None:
-        for listener in listeners:
-            listener(event)
+        for listener in tuple(listeners):
+            try:
+                listener(event)
+            except OSError:
+                # A closed terminal or pipe must not take requests with it that are paid for. Without a terminal the
+                # run goes on; without a reader of its results it finishes what is in flight.
+                if listener in listeners:
+                    listeners.remove(listener)
+                    console.hush(sys.stderr if listener is watching else sys.stdout)
+                if listener is not watching:
+                    stop.ask("nobody reads the output any more")
 
-    summary = api.run(job, chosen, listener=tell, handle_signals=True)
+    summary = api.run(job, chosen, listener=tell, stop=stop, handle_signals=True)
     if not json:
         _show_summary(summary)
     raise typer.Exit(summary.exit_code)
@@ -167,7 +189,7 @@ def retry(
     failed: Annotated[bool, typer.Option("--failed", help="Those for which every attempt failed.")] = False,
     refused: Annotated[bool, typer.Option("--refused", help="Those that the provider refused.")] = False,
     in_doubt: Annotated[bool, typer.Option("--in-doubt", help="Those that may have been billed.")] = False,
-    code: Annotated[str | None, typer.Option("--code", help="Only those with this error code.")] = None,
+    code: Annotated[str | None, typer.Option("--code", metavar="CODE", help="Only those with this error code.")] = None,
     output: options.Output = None,
     ledger: options.Ledger = None,
     json: options.Json = False,
@@ -188,27 +210,29 @@ def retry(
     told = ", ".join(f"{count} {status}".replace("_", " ") for status, count in counts.items())
     console.out(f"{total} planned again ({told})" if total else "nothing to retry")
     if total:
-        console.out(f"make them with: runner run {console.safe(job)}")
+        console.out(f"make them with: {console.program()} run {console.safe(job)}")
 
 
 def _print_line(event: Event) -> None:
     import datetime as dt
 
+    from runner.engine.events import Heartbeat
     from runner.report.lines import line
 
-    console.raw(line(event, now=dt.datetime.now(dt.UTC)))
+    if not isinstance(event, Heartbeat):
+        console.raw(line(event, now=dt.datetime.now(dt.UTC)))
 
 
 def _show_summary(summary: Summary) -> None:
     from runner.rules.pricing import usd
 
     good = summary.exit_code == 0
+    program = console.program()
     job = console.safe(summary.job)
     nothing = summary.requests == 0 and good
     head = f"nothing to do, no request was sent: {summary.reason}" if nothing else summary.reason
-    console.out(
-        f"{console.paint(job, 'bold')}: {console.paint(console.safe(head, keep_lines=True), 'green' if good else 'yellow')}"
-    )
+    ending = console.paint(console.safe(head, keep_lines=True), "green" if good else "yellow")
+    console.out(f"{console.paint(job, 'bold')}: {ending}")
     requests = f"{summary.requests} request{'' if summary.requests == 1 else 's'}"
     console.out(f"  made     {summary.made} images with {requests} in {console.duration(summary.elapsed_s)}")
     parts = [f"{summary.done} of {summary.wanted} done"]
@@ -224,10 +248,11 @@ def _show_summary(summary: Summary) -> None:
     console.out(f"  job      {', '.join(parts)}")
     cost = usd(summary.cost_microusd)
     doubt = f", and {usd(summary.in_doubt_microusd)} in doubt" if summary.in_doubt_microusd else ""
+    total = f"; the job so far: {usd(round(summary.job_cost_usd * 1e6))}"
     if summary.simulated:
-        console.out(f"  cost     nothing: simulated (it would have cost {cost}{doubt})")
+        console.out(f"  cost     nothing: simulated (it would have cost {cost}{doubt}{total})")
     else:
-        total = f" (the job so far: {usd(round(summary.job_cost_usd * 1e6))})"
+        total = f" ({total.removeprefix('; ')})"
         console.out(f"  cost     {cost}{doubt}{total}")
     for problem in summary.problems:
         console.out(
@@ -235,7 +260,7 @@ def _show_summary(summary: Summary) -> None:
             f"{console.safe(problem['example'])}"
         )
     console.out(f"  images   {console.safe(summary.images)}")
-    console.out(f"  ledger   {console.safe(summary.ledger)}  (runner status {job}; runner costs)")
+    console.out(f"  ledger   {console.safe(summary.ledger)}  ({program} status {job}; {program} costs)")
 
 
 def _show_plan(made: Plan, *, quiet: bool) -> None:

@@ -38,11 +38,22 @@ class Format(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command(epilog="Example: runner status nightly-thumbnails")(status)
-    app.command(epilog="Example: runner costs --by day --json")(costs)
-    app.command(epilog="Example: runner export nightly-thumbnails --format csv > night.csv")(export)
-    app.command(epilog="A file for --catalog has the shape of the built-in one; `--source` prints that.")(models)
-    app.command(epilog="Example: runner schema > docs/manifest.schema.json")(schema)
+    app.command(short_help="Where jobs stand.", epilog="Example: runner status nightly-thumbnails")(status)
+    app.command(
+        short_help="What was spent, is in doubt and was saved.", epilog="Example: runner costs --by day --json"
+    )(costs)
+    app.command(
+        short_help="Every image of a job as CSV or JSON lines.",
+        epilog="Example: runner export nightly-thumbnails --format csv > night.csv",
+    )(export)
+    app.command(
+        short_help="Models, prices, and when they end.",
+        epilog="Example: runner models --json. A file for --catalog has the shape that `models --source` prints.",
+    )(models)
+    app.command(
+        short_help="The manifest's JSON Schema, for editors.",
+        epilog="Example: runner schema > docs/manifest.schema.json",
+    )(schema)
 
 
 def status(
@@ -109,7 +120,7 @@ def costs(
 def export(
     job: options.Job,
     form: Annotated[Format, typer.Option("--format", help="The form of the lines.")] = Format.CSV,
-    to: Annotated[Path | None, typer.Option("--to", help="A file to write, instead of stdout.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="A file to write, instead of stdout.")] = None,
     output: options.Output = None,
     ledger: options.Ledger = None,
 ) -> None:
@@ -145,11 +156,22 @@ def models(
             console.line(entry)
         return
     console.table(
-        ("model", "provider", "ends", "qualities", "sizes", "USD per 1M tokens: text in", "image in", "image out"),
+        (
+            "model",
+            "provider",
+            "delivery",
+            "ends",
+            "qualities",
+            "sizes",
+            "USD per 1M tokens: text in",
+            "image in",
+            "image out",
+        ),
         [
             (
                 entry["model"],
                 entry["provider"],
+                entry["delivery"],
                 entry["shutdown"] or "-",
                 ",".join(entry["qualities"]),
                 ",".join(entry["sizes"]) + (" or free" if entry["free_sizes"] else ""),
@@ -159,7 +181,7 @@ def models(
             )
             for entry in entries
         ],
-        left=5,
+        left=6,
     )
 
 
@@ -230,7 +252,7 @@ def _show_status(entry: dict[str, Any]) -> None:
         who = f"{last['provider']}, pid {last['pid']} on {console.safe(last['host'])}"
         console.out(f"  last run {last['run_id']}, {who}: began {last['started']}, {how}")
         if last["reason"]:
-            console.out(f"           {console.safe(last['reason'])}")
+            console.out(f"           {console.safe(' '.join(last['reason'].split()))}")
     for problem in entry["problems"]:
         console.out(
             f"  {problem['status']!s:<8} {problem['tasks']} x {console.safe(problem['code'])}: "

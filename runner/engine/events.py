@@ -108,10 +108,16 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """No further request leaves; what is in flight is finished, unless it was cancelled as well."""
+    """No further request leaves; what is in flight is finished, or, with `immediate`, given up as in doubt."""
 
     reason: str
     in_flight: int
+    immediate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A second has passed: a display can be brought up to date. Neither logged nor printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,7 @@ Event = (
     | Held
     | Warned
     | Stopping
+    | Heartbeat
     | Summary
 )
 Listener = Callable[[Event], None]

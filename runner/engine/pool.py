@@ -108,12 +108,13 @@ class Stop:
         """No further request leaves."""
         if not self.asked:
             self.asked, self.reason = True, reason
-        self._tell()
+            self._tell()
 
     def now(self) -> None:
         """What is in flight is given up: on record as in doubt."""
-        self.asked = self.immediate = True
-        self._tell()
+        if not self.immediate:
+            self.asked = self.immediate = True
+            self._tell()
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call `listener` at every change."""
@@ -188,7 +189,11 @@ class Pool:
             writing.start_soon(self._writer.run)
             try:
                 async with anyio.create_task_group() as attempts:
-                    await self._feed(attempts.start_soon)
+                    try:
+                        await self._feed(attempts.start_soon)
+                    except RunnerError as error:
+                        # Caught before the group wraps it; what is in flight goes on to its end.
+                        self._end(error, "failed")
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._writer.close()
@@ -197,14 +202,16 @@ class Pool:
 
     async def _feed(self, start: Callable[..., object]) -> None:
         while (work := await self._next()) is not None:
+            if not await self._place_is_free():
+                return
+            # Chosen together with its price: a fallback that takes over while this waits may be dearer (law 4).
+            model = self._quoter.model_for(work.todo.request.model)
             quote = self._quoter.quote(work.todo.request)
             costs = {"images": 1.0, "requests": 1.0, "tokens": float(quote.tokens)}
             try:
                 self._pacer.check(costs)
             except RunnerError as error:
                 self._end(error, "limits")
-                return
-            if not await self._place_is_free():
                 return
             reservation = await self._reserve(quote.worst_microusd)
             if reservation is None:
@@ -213,7 +220,7 @@ class Pool:
                 self._budget.settle(reservation, 0)
                 return
             self._in_flight += 1
-            start(self._attempt, work, reservation)
+            start(self._attempt, work, model, reservation)
 
     async def _next(self) -> Work | None:
         """The next task: one whose backoff is over, else the next planned one; None when the feeder's work is done."""
@@ -223,8 +230,8 @@ class Pool:
                 return heapq.heappop(self._waiting)[2]
             if len(self._waiting) < room and (todo := await self._fresh()) is not None:
                 return Work(todo)
-            # Looked at only now: an attempt may have ended while the ledger was read.
-            if not self._waiting and self._in_flight == 0:
+            # Looked at only now: an attempt may have ended, or a stop been asked, while the ledger was read.
+            if self._stop.asked or (not self._waiting and self._in_flight == 0):
                 return None
             await self._change(self._waiting[0][0] if self._waiting else None)
         return None
@@ -292,11 +299,10 @@ class Pool:
 
     # -- one attempt ----------------------------------------------------------------------------
 
-    async def _attempt(self, work: Work, reservation: Reservation) -> None:
+    async def _attempt(self, work: Work, model: str, reservation: Reservation) -> None:
         todo = work.todo
         try:
             with anyio.CancelScope(shield=True):
-                model = self._quoter.model_for(todo.request.model)
                 attempt_id = await self._writer.begin(
                     Begin(
                         todo.task_id,
@@ -321,7 +327,11 @@ class Pool:
     async def _send(self, attempt: _Attempt) -> None:
         """Send the request, and record whatever comes of it."""
         request = attempt.work.todo.request
-        partial = self._store.partial(attempt.id)
+        try:
+            partial = self._store.partial(attempt.id)
+        except StoreError as error:
+            await self._never_sent(attempt, error)
+            return
         sink = _Sink(partial)
         failure: ProviderError | None = None
         trouble: StoreError | None = None
@@ -354,17 +364,35 @@ class Pool:
                 )
             except StoreError as error:
                 trouble = error
+        if trouble is not None:
+            # Before anything is awaited: with a disk that refuses, nothing further may leave.
+            self._end(trouble, "failed")
         if made is not None and sealed is not None:
             # From here on the image is whole on disk: whatever fails now, the next run takes it over.
             await self._keep(attempt, made, sealed)
+            return
+        if made is not None and trouble is not None:
+            # Written to its end, and only flushing it failed: it is left for the next run to look at.
             return
         partial.discard()
         if failure is None:
             reason = trouble.message if trouble else "stopped while this request was under way"
             failure = Lost(reason, code="store_failed" if trouble else "interrupted")
         await self._fail(attempt, failure, made.envelope.usage_json if made else None)
-        if trouble is not None:
-            raise trouble
+
+    async def _never_sent(self, attempt: _Attempt, error: StoreError) -> None:
+        """There is no place to receive an image at, so none was asked for: the task stays planned, with no doubt."""
+        self._end(error, "failed")
+        todo, answer = attempt.work.todo, Answer(error_code="store_failed", error_message=error.message)
+        await self._writer.unsaved(
+            attempt.id, Event.BACKOFF, task_id=todo.task_id, answer=answer, cost=None, now_ms=self._now_ms()
+        )
+        self._budget.settle(attempt.reservation, 0)
+        self._emit(
+            events.AttemptFailed(
+                todo.name, attempt.id, "planned", "store_failed", error.message, None, None, 0, 0, None
+            )
+        )
 
     async def _keep(self, attempt: _Attempt, made: Made, sealed: Sealed) -> None:
         """The image is whole under its temporary name: record that, name it, record that, settle."""
@@ -507,7 +535,7 @@ class Pool:
         if self._stop.immediate:
             for scope in tuple(self._scopes):
                 scope.cancel()
-        self._emit(events.Stopping(self._stop.reason, self._in_flight))
+        self._emit(events.Stopping(self._stop.reason, self._in_flight, self._stop.immediate))
 
     def _now_ms(self) -> int:
         return int(self._now().timestamp() * 1000)

@@ -60,14 +60,17 @@ def tidy(ledger: Ledger, store: Store, job: Job, emit: Listener) -> None:
             try:
                 # An earlier one of this page may have been kept aside to make room; its path is read afresh.
                 current = ledger.asset_path(item.asset_id)
-                if not store.matches(current, item.file.sha256):
+                if store.matches(current, item.file.sha256):
+                    make_room(ledger, store, path, keep_sha256=item.file.sha256)
+                    if store.occupied(path):
+                        store.release(current)
+                    else:
+                        store.move(current, path)
+                elif ledger.asset_at(path) is not None or not store.matches(path, item.file.sha256):
                     emit(Warned(f"{current} is missing or changed; it is wanted as {path}"))
                     continue
-                make_room(ledger, store, path, keep_sha256=item.file.sha256)
-                if not store.occupied(path):
-                    store.link(current, path)
+                # Recorded last: a run that dies before finds the bytes at the new name, and comes here again.
                 ledger.asset_moved(item.asset_id, path)
-                store.release(current)
             except StoreError as error:
                 emit(Warned(str(error)))
 
@@ -103,9 +106,12 @@ def _rescued(ledger: Ledger, store: Store, orphan: Orphan) -> File | None:
     if found is None or not fits(found, orphan.request.pixels, orphan.request.output_format):
         return None
     path = store.path(orphan.name)
+    file = _file(found, path)
+    # Once it has its name it is no longer found by its attempt: a recovery that dies in between must know it again.
+    ledger.found(orphan, file)
     make_room(ledger, store, path)
     store.place(orphan.attempt_id, path)
-    return _file(found, path)
+    return file
 
 
 def fits(sealed: Sealed, pixels: tuple[int, int] | None, output_format: str) -> bool:

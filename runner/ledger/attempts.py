@@ -56,15 +56,12 @@ def begin(connection: sa.Connection, what: Begin) -> int:
 
 def received(connection: sa.Connection, attempt_id: int, *, answer: Answer, cost: Cost, file: File) -> None:
     """The image is complete and durable under its temporary name; what it cost is known from here on."""
-    _close(
-        connection,
-        attempt_id,
-        answer,
-        cost,
-        received_sha256=file.sha256,
-        received_bytes=file.bytes,
-        received_path=file.path,
-    )
+    _close(connection, attempt_id, answer, cost, **_received(file))
+
+
+def found(connection: sa.Connection, attempt_id: int, file: File) -> None:
+    """The image of an attempt whose run died is whole under its temporary name; what it cost is known no better."""
+    _close(connection, attempt_id, None, None, **_received(file))
 
 
 def saved(
@@ -242,6 +239,10 @@ def _vacate(connection: sa.Connection, path: str, *, but: int | None = None) -> 
     if but is not None:
         gone = gone.where(_assets.c.id != but)
     connection.execute(gone.values(path=_assets.c.path + "~missing-" + sa.cast(_assets.c.id, sa.Text)))
+
+
+def _received(file: File) -> dict[str, Any]:
+    return {"received_sha256": file.sha256, "received_bytes": file.bytes, "received_path": file.path}
 
 
 def _doubt() -> sa.ColumnElement[Any]:

@@ -223,6 +223,11 @@ class Ledger:
                 connection, orphan.attempt_id, task_id=orphan.task_id, answer=answer, try_again=False, now_ms=now_ms
             )
 
+    def found(self, orphan: Orphan, file: File) -> None:
+        """A dead run's image is whole, and about to get the name that `file` gives."""
+        with self._database.write() as connection:
+            attempts.found(connection, orphan.attempt_id, file)
+
     def adopt(self, orphan: Orphan, file: File, *, now_ms: int) -> None:
         """A dead run's image was found whole on disk."""
         with self._database.write() as connection:

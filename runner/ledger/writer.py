@@ -132,11 +132,17 @@ class Writer:
         try:
             with self._database.write() as connection:
                 for change in group:
+                    savepoint = connection.begin_nested()
                     try:
-                        with rules(self._database.path), connection.begin_nested():
+                        with rules(self._database.path):
                             change.result = change.operation(connection)
                     except LedgerError as error:
+                        savepoint.rollback()
                         change.error = error
+                    else:
+                        savepoint.commit()
+                    # Any other error ends the group. A full disk has taken the savepoint with it: to roll that back
+                    # would fail, and hide what is wrong.
         except Exception as error:  # whatever it was, those who wait must hear of it
             for change in group:
                 change.error = change.error or error

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +27,8 @@ from runner.tasks import ImageRequest
 
 MAX_ANSWER_BYTES = 512 << 20
 """A body longer than this is no image answer."""
+LEAST_KEY_CHARS = 12
+"""What is shorter is a word that a simulator takes for a key, and no secret."""
 
 _DEFAULTS = {"size": "auto", "quality": "auto", "background": "auto", "output_format": "png", "moderation": "auto"}
 _NEVER_LEFT = (
@@ -55,14 +57,17 @@ class Endpoint:
             parts = urlsplit(base_url)
             host, port_is_fine = parts.hostname, parts.port is None or parts.port > 0
         except ValueError:
-            host, port_is_fine = None, False
+            parts, host, port_is_fine = urlsplit(""), None, False
         if parts.scheme not in ("http", "https") or not host or not port_is_fine:
-            raise InputError(f"{clean(base_url)!r} is not a base URL", hint="it looks like https://api.openai.com/v1")
+            shown = clean(base_url.rpartition("@")[2])  # what stands before an @ may be a password
+            raise InputError(f"{shown!r} is not a base URL", hint="it looks like https://api.openai.com/v1")
         if parts.username or parts.password:
             raise InputError(f"the base URL of {host} carries a password", hint="give the key with --api-key-env NAME")
+        if parts.query or parts.fragment:
+            raise InputError(f"the base URL of {host} has a query or a fragment", hint="it ends in a path such as /v1")
         if parts.scheme == "http" and not _is_loopback(host) and not insecure:
             raise InputError(
-                f"the base URL {base_url} is plain HTTP: key and prompts would cross the network in the clear",
+                f"the base URL {clean(base_url)} is plain HTTP: key and prompts would cross the network in the clear",
                 hint="use https://, or --insecure if that network is yours",
             )
         return cls(provider, base_url.rstrip("/"), api_key)
@@ -148,20 +153,28 @@ class Client:
         if request.output_compression is not None:
             words["output_compression"] = request.output_compression
         answer = _Answer()
-        try:
-            with anyio.fail_after(self._timeouts.total_s):
+        with self._keyless(), suppress(TimeoutError):
+            with anyio.move_on_after(self._timeouts.total_s):
                 return await self._generate(request.prompt, model, words, sink, on_headers, answer)
-        except TimeoutError:
-            waited, what = answer.overdue(self._timeouts)
-            raise Lost(
-                f"{what} within {waited:g} s",
-                code=answer.waiting_for,
-                http_status=answer.http_status,
-                request_id=answer.request_id,
-            ) from None
+            answer.waiting_for = "timeout_total"
+        waited, what = answer.overdue(self._timeouts)
+        raise Lost(
+            f"{what} within {waited:g} s",
+            code=answer.waiting_for,
+            http_status=answer.http_status,
+            request_id=answer.request_id,
+        )
 
     async def model(self, name: str) -> ModelInfo:
-        """What the provider says of a model; free of charge."""
+        """What the provider says of a model; free of charge.
+
+        Raises:
+            ProviderError: it is not served, or there is no answer that can be read.
+        """
+        with self._keyless():
+            return await self._model(name)
+
+    async def _model(self, name: str) -> ModelInfo:
         try:
             with anyio.fail_after(self._timeouts.connect_s + 20):
                 raw = await self._sdk.models.with_raw_response.retrieve(name)
@@ -170,12 +183,13 @@ class Client:
             raise Retryable("no answer to a question about a model", code="timeout_first_byte") from None
         except openai.OpenAIError as error:
             raise self._translated(error, name) from error
-        return ModelInfo(
-            found.id,
-            getattr(found, "owned_by", None),
-            getattr(found, "shutdown_date", None),
-            date_of(raw.headers),
-        )
+        except (aiohttp.ClientError, ValueError) as error:
+            raise Retryable(f"the answer about a model cannot be read ({_reason(error)})", code="bad_answer") from error
+        told = {field: getattr(found, field, None) for field in ("id", "owned_by", "shutdown_date")}
+        words = {field: clean(value) for field, value in told.items() if isinstance(value, str)}
+        if "id" not in words:
+            raise Retryable("the answer about a model is not what the API documents", code="bad_answer")
+        return ModelInfo(words["id"], words.get("owned_by"), words.get("shutdown_date"), date_of(raw.headers))
 
     async def _generate(
         self,
@@ -198,6 +212,8 @@ class Client:
                 on_headers(heard(response.headers))
                 answer.waiting_for = "timeout_stall"
                 await self._feed(decoder, response.http_response)
+            except BadAnswer as error:
+                raise _explained(error, answer) from None
             except openai.APIStatusError as error:
                 on_headers(heard(error.response.headers))
                 raise self._translated(error, model) from None
@@ -237,9 +253,10 @@ class Client:
 
     async def _fetch(self, url: str, sink: Sink, envelope: Envelope, answer: _Answer) -> None:
         """Get an image that a gateway has put behind a URL: it is paid for, so it is not thrown away."""
-        parts = urlsplit(url)
-        loopback = _is_loopback(parts.hostname or "") and _is_loopback(urlsplit(self.endpoint.base_url).hostname or "")
         try:
+            parts = urlsplit(url)
+            own_host = urlsplit(self.endpoint.base_url).hostname or ""
+            loopback = _is_loopback(parts.hostname or "") and _is_loopback(own_host)
             if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
                 raise ValueError("it is not an https URL")
             async with self._http.stream("GET", url, follow_redirects=not loopback) as response:
@@ -256,6 +273,17 @@ class Client:
                 usage=envelope.usage,
             ) from error
 
+    @contextmanager
+    def _keyless(self) -> Iterator[None]:
+        """Take the key out of what the block raises: a gateway may repeat it in its errors."""
+        try:
+            yield
+        except ProviderError as error:
+            if len(self.endpoint.api_key) >= LEAST_KEY_CHARS:
+                error.message = error.message.replace(self.endpoint.api_key, "[key]")
+                error.args = (error.message,)
+            raise
+
     def _translated(self, error: openai.OpenAIError, model: str) -> ProviderError:
         if isinstance(error, openai.APIStatusError):
             return error_of(
@@ -267,10 +295,12 @@ class Client:
                 now=dt.datetime.now(dt.UTC),
             )
         if isinstance(error, openai.APIConnectionError):
-            cause = _cause(error)
-            if isinstance(cause, _NEVER_LEFT):
-                return Retryable(f"cannot reach {self.endpoint.base_url} ({_reason(cause)})", code="connection_failed")
-            return Lost(f"the connection broke before an answer came ({_reason(cause)})", code="connection_cut")
+            causes = _causes(error)
+            never_left = next((cause for cause in causes if isinstance(cause, _NEVER_LEFT)), None)
+            if never_left is not None:
+                reason = _reason(never_left)
+                return Retryable(f"cannot reach {self.endpoint.base_url} ({reason})", code="connection_failed")
+            return Lost(f"the connection broke before an answer came ({_reason(causes[-1])})", code="connection_cut")
         if isinstance(error, openai.APIResponseValidationError):
             return Lost(clean(str(error)), code="bad_answer", http_status=error.status_code)
         return StopRun(clean(str(error)), code="sdk_error", hint="this is not an answer of the provider: see the log")
@@ -288,9 +318,9 @@ class _Answer:
         """Which wait ended in a time-out: its length in seconds, and what did not come."""
         match self.waiting_for:
             case "timeout_first_byte":
-                return min(timeouts.first_byte_s, timeouts.total_s), "no answer"
+                return timeouts.first_byte_s, "no answer"
             case "timeout_stall":
-                return min(timeouts.stall_s, timeouts.total_s), "the answer stalled: nothing more came"
+                return timeouts.stall_s, "the answer stalled: nothing more came"
             case _:
                 return timeouts.total_s, "no whole answer"
 
@@ -327,11 +357,16 @@ def _request_id(headers: Mapping[str, str]) -> str | None:
     return clean(value)[:200] if value else None
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The innermost cause: the HTTP client maps every lost connection to a time-out of connecting."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error and its causes, the innermost last.
+
+    All of them count: the HTTP client maps every lost connection to a time-out of connecting, and under the word for a
+    connection that was never made lies the system's own.
+    """
+    found = [error]
+    while (cause := found[-1].__cause__) is not None:
+        found.append(cause)
+    return found
 
 
 def _reason(error: BaseException) -> str:

@@ -26,6 +26,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 _QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_user_quota"}
 _MODERATION_CODES = {"moderation_blocked", "content_policy_violation"}
+_QUOTA_WORDS = ("exceeded your current quota", "billing hard limit", "insufficient balance")
 _GONE_CODES = {"model_not_found", "model_not_available", "model_deprecated"}
 _PROXY_GAVE_UP = {504, 524}
 """A proxy that stopped waiting for an upstream which may have gone on to make, and to bill, the image."""
@@ -52,7 +53,9 @@ def error_of(
     lower = message.lower()
     named: dict[str, Any] = {"http_status": status, "request_id": request_id}
 
-    if code in _QUOTA_CODES or kind in {"insufficient_quota", "billing_limit_user_error"} or status == 402:
+    out_of_money = code in _QUOTA_CODES or kind in {"insufficient_quota", "billing_limit_user_error"} or status == 402
+    # A gateway that lost the code has mostly kept the words.
+    if out_of_money or (status < 500 and any(words in lower for words in _QUOTA_WORDS)):
         return StopRun(
             message,
             code=code or kind or "insufficient_quota",
@@ -130,7 +133,8 @@ def duration_s(text: str) -> float | None:
     """Seconds in `1s`, `6m0s`, `350ms`, `1h2m3s` or a bare number."""
     parts = _DURATION.findall(text)
     if parts:
-        return float(sum(float(amount) * _SECONDS[unit] for amount, unit in parts))
+        seconds = float(sum(float(amount) * _SECONDS[unit] for amount, unit in parts))
+        return seconds if math.isfinite(seconds) else None
     return _number(text)
 
 
@@ -161,7 +165,7 @@ def _moderation(details: object) -> str:
         return ""
     stage = _word(details.get("moderation_stage"))
     categories = details.get("categories")
-    listed = ", ".join(clean(str(c)) for c in categories) if isinstance(categories, list) else ""
+    listed = clean(", ".join(str(c) for c in categories[:20])) if isinstance(categories, list) else ""
     told = "; ".join(part for part in (f"stage: {stage}" if stage else "", listed) if part)
     return f" ({told})" if told else ""
 
@@ -170,7 +174,7 @@ def date_of(headers: Mapping[str, str]) -> dt.datetime | None:
     """The server's clock, from its Date header; aware."""
     try:
         when = email.utils.parsedate_to_datetime(headers.get("date", ""))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return when if when.tzinfo is not None else when.replace(tzinfo=dt.UTC)
 

@@ -33,7 +33,9 @@ def summarise(
     requests, made = ledger.requests(run_id)
     unfinished = sum(statuses[s] for s in (Status.PLANNED, Status.RUNNING, Status.SUBMITTED))
     bad = statuses[Status.FAILED] + statuses[Status.REFUSED] + statuses[Status.IN_DOUBT]
-    code, reason = _ending(error, interrupted=interrupted, limited=limited, unfinished=unfinished, bad=bad)
+    doubtful = statuses[Status.IN_DOUBT]
+    cut = interrupted and unfinished + doubtful > 0
+    code, reason = _ending(error, cut=cut, limited=limited, unfinished=unfinished, bad=bad)
     real = 0 if simulated else 1
     return Summary(
         job=job.name,
@@ -66,12 +68,10 @@ def summarise(
     )
 
 
-def _ending(
-    error: RunnerError | None, *, interrupted: bool, limited: bool, unfinished: int, bad: int
-) -> tuple[int, str]:
+def _ending(error: RunnerError | None, *, cut: bool, limited: bool, unfinished: int, bad: int) -> tuple[int, str]:
     if error is not None:
         return error.exit_code, str(error)
-    if interrupted and unfinished:
+    if cut:
         return INTERRUPTED, "interrupted: run it again to go on"
     if bad:
         return FAILURES_REMAIN, "ended, but some tasks failed, were refused or are in doubt"

@@ -26,9 +26,10 @@ def period_start(per: Per, now: dt.datetime) -> dt.datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Money set aside for one request. `amount_microusd` is its worst case."""
+    """Money set aside for one request: `amount_microusd` is its worst case with the surcharge of that moment."""
 
     amount_microusd: int
+    worst_microusd: int
     period: dt.datetime | None
 
 
@@ -69,12 +70,13 @@ class Budget:
         if self.cap_microusd is not None and self.committed_microusd + amount > self.cap_microusd:
             return None
         self.reserved_microusd += amount
-        return Reservation(amount, self.period)
+        return Reservation(amount, worst_microusd, self.period)
 
     def settle(self, reservation: Reservation, cost_microusd: int) -> None:
         """The request ended and cost this much (0 for one that was not billed)."""
-        if cost_microusd > reservation.amount_microusd > 0:
-            self.surcharge = max(self.surcharge, self.surcharge * cost_microusd / reservation.amount_microusd)
+        if cost_microusd > reservation.amount_microusd and reservation.worst_microusd > 0:
+            # Measured against the worst case, not the amount: several at a time teach the same lesson only once.
+            self.surcharge = max(self.surcharge, cost_microusd / reservation.worst_microusd)
         if self._release(reservation):
             self.settled_microusd += cost_microusd
 
@@ -91,8 +93,13 @@ class Budget:
         return True
 
     def _roll(self, now: dt.datetime) -> None:
-        """A new day or month begins with nothing spent; what is still in flight counts where it was begun."""
+        """A new day or month begins with nothing spent; what is still in flight counts where it was begun.
+
+        A clock that is set back begins nothing: else the same day would begin, with nothing spent, a second time.
+        """
         start = period_start(self.per, now)
-        if self.period is not None and start is not None and start > self.period:
+        if start is None or (self.period is not None and start <= self.period):
+            return
+        if self.period is not None:
             self.settled_microusd = self.in_doubt_microusd = self.reserved_microusd = 0
         self.period = start

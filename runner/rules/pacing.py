@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runner.errors import InputError
+from runner.rules.retry import MAX_HOLD_S
 
 SLOW_DOWN = 0.7
 """What a 429 does to the pace."""
@@ -85,8 +86,8 @@ class Pacer:
         return at
 
     def hold(self, now: float, wait_s: float) -> None:
-        """Nobody leaves for `wait_s` seconds."""
-        self.hold_until = max(self.hold_until, now + wait_s)
+        """Nobody leaves for `wait_s` seconds, at most MAX_HOLD_S: some gateways tell a reset as a Unix time."""
+        self.hold_until = max(self.hold_until, now + min(wait_s, MAX_HOLD_S))
 
     def slow_down(self, now: float, wait_s: float) -> None:
         """A 429 came: hold everyone and lower the pace, once for all the answers of the same crowd."""

@@ -7,7 +7,7 @@ a price: prices and token tables come from the catalog (law 7).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
+from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
 
 from runner.catalog import Model, Prices
 from runner.errors import Usage
@@ -20,6 +20,7 @@ CHARS_PER_TOKEN = 4
 
 _ONE = Decimal(1)
 _MICROUSD_PER_USD = Decimal(1_000_000)
+_DOWN = Context(rounding=ROUND_DOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def image_quote(size: str, quality: str, model: Model, prices: Prices) -> Quote:
             by_rate = _ceil(tokens * prices.image_out)
             published = prices.published_per_image.get(q, {}).get(s)
             worst = by_rate if published is None else max(by_rate, _ceil(published * _MICROUSD_PER_USD))
-            if worst >= dearest.worst_microusd:
+            if (worst, by_rate) >= (dearest.worst_microusd, dearest.expected_microusd):
                 dearest = Quote(by_rate, worst, tokens)
     return dearest
 
@@ -103,7 +104,7 @@ def usd(microusd: int) -> str:
 
 def microusd(amount_usd: Decimal) -> int:
     """A cap in USD as whole micro-dollars, rounded down: a cap is never raised by rounding."""
-    return int(amount_usd * _MICROUSD_PER_USD)
+    return int(_DOWN.multiply(amount_usd, _MICROUSD_PER_USD))
 
 
 def _spread(value: str, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -82,6 +82,18 @@ class Partial:
             os.close(self._descriptor)
 
 
+class RunLog:
+    """What a run did, line by line. A log that cannot be written never stops a run: the ledger has what matters."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        """Append a line, which brings its newline."""
+        with suppress(OSError, ValueError):
+            self._file.write(line)
+
+
 class Store:
     """The files of one job below an output folder."""
 
@@ -204,12 +216,17 @@ class Store:
         return count
 
     @contextmanager
-    def log(self, run_id: int) -> Iterator[IO[str]]:
-        """The log of one run: JSON lines, appended as they happen."""
+    def log(self, run_id: int) -> Iterator[RunLog]:
+        """The log of one run: lines, appended as they happen."""
         path = self._folder / "logs" / f"run-{run_id:06d}.jsonl"
         self._make(path.parent)
-        with _explained(path), path.open("a", encoding="utf-8", buffering=1) as file:
-            yield file
+        with _explained(path):
+            file = path.open("a", encoding="utf-8", buffering=1)
+        try:
+            yield RunLog(file)
+        finally:
+            with suppress(OSError):
+                file.close()
 
     def _partial_path(self, attempt_id: int) -> Path:
         return self._folder / ".partial" / f"{attempt_id}.part"
@@ -318,5 +335,5 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as error:
         hint = "check the folder and its permissions"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = "make space, then run again: it goes on where it stopped, and what was received is not paid again"
+            hint = "make space, then run again: it goes on where it stopped"
         raise StoreError(f"{path}: {error.strerror}", hint=hint) from error

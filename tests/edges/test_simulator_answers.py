@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 import yaml
 from PIL import Image
-from simulator_support import Peer, running
+
+from tests.edges.simulator_support import Peer, running
 
 _OPENAPI = Path(__file__).parents[3] / "shared" / "openapi" / "openai-images.yaml"
 _needs_openapi = pytest.mark.skipif(

@@ -10,7 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from simulator_support import Peer, running
+
+from tests.edges.simulator_support import Peer, running
 
 # USD per million tokens (text in, image out) and tokens per image, written down here once more on purpose.
 _PRICES = {"gpt-image-1-mini": (2, 8), "gpt-image-1.5": (5, 32), "gpt-image-2": (5, 30)}

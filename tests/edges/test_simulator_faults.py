@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from PIL import Image
-from simulator_support import Answer, Peer, order, running
 
 from runner.errors import InputError
 from runner.simulator.faults import KINDS, Faults
+from tests.edges.simulator_support import Answer, Peer, order, running
 
 
 @pytest.fixture(scope="module")

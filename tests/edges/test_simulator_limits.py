@@ -8,10 +8,10 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulator_support import running
 
 from runner.simulator.limits import Limits, duration
 from runner.simulator.problems import Problem
+from tests.edges.simulator_support import running
 
 
 def _limits(images: int | None = None, tokens: int | None = None, requests: int | None = None) -> Limits:
@@ -47,7 +47,8 @@ def test_no_window_holds_more_than_the_limit(calls: list[tuple[float, int, int]]
             passed.append((now, images, tokens))
 
 
-@given(st.lists(st.tuples(st.floats(0, 20), st.integers(1, 5)), min_size=1, max_size=40))
+# Pauses are in 1024ths of a second, so that sums of them are exact.
+@given(st.lists(st.tuples(st.integers(0, 20_000).map(lambda n: n / 1024), st.integers(1, 5)), min_size=1, max_size=40))
 def test_retry_after_is_true(calls: list[tuple[float, int]]) -> None:
     """After retry-after-ms the refused request passes, if nobody else came; a second earlier it would not have."""
     now = 0.0

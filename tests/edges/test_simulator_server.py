@@ -10,10 +10,10 @@ import sys
 from typing import Any
 
 import pytest
-from simulator_support import launch, running
 
 from runner.errors import InputError
 from runner.simulator import latency
+from tests.edges.simulator_support import launch, running
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -9,12 +9,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from manifest_data import CATALOG, job, tasks
 from pydantic import BaseModel
 
 from runner import manifest
 from runner.errors import ManifestError
 from runner.manifest import sandbox, schema
+from tests.rules.manifest_data import CATALOG, job, tasks
 
 DOCS = Path(__file__).parents[2] / "docs"
 REFERENCE = DOCS / "manifest.md"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from manifest_data import CATALOG, job, loads, marked, refused
 
 from runner import manifest
 from runner.errors import InputError, ManifestError
+from tests.rules.manifest_data import CATALOG, job, loads, marked, refused
 
 TOP = "name: a\nprompts: [A cat]\n"
 

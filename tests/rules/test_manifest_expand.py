@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manifest_data import CATALOG, job, loads, refused, tasks
 
 from runner import manifest
 from runner.errors import InputError
 from runner.manifest.naming import check_path, safe_part, slug
 from runner.manifest.problems import Wrong
 from runner.tasks import task_key
+from tests.rules.manifest_data import CATALOG, job, loads, refused, tasks
 
 DESIGN = """\
 # yaml-language-server: $schema=../docs/manifest.schema.json

@@ -6,10 +6,10 @@ import itertools
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manifest_data import job, refused, tasks
 
 from runner.manifest.matrix import combinations
 from runner.manifest.schema import Matrix
+from tests.rules.manifest_data import job, refused, tasks
 
 
 def test_include_as_documented_by_github() -> None:

@@ -7,9 +7,9 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from manifest_data import job, refused, tasks
 
 from runner import manifest
+from tests.rules.manifest_data import job, refused, tasks
 
 
 def write(folder: Path, name: str, content: str | bytes) -> None:

@@ -8,12 +8,12 @@ from decimal import Decimal
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from manifest_data import CATALOG, NOWHERE, job, loads, refused, tasks
 
 from runner import manifest
 from runner.errors import InputError, ManifestError
 from runner.manifest import Manifest
 from runner.manifest.resolving import resolved
+from tests.rules.manifest_data import CATALOG, NOWHERE, job, loads, refused, tasks
 
 
 @pytest.mark.parametrize(

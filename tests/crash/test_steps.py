@@ -1,0 +1,184 @@
+"""Law 3 at precise places: SIGKILL before and after each step of an image's way, then the same command again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.crash.crash_support import Bench, DyingRunner
+from tests.edges.simulator_support import Peer, running
+
+KILLED = -9
+PROMPTS = ("A lighthouse at dusk", "A bakery window", "An oak chair")
+LEDGER = "runner.ledger.ledger:Ledger."
+WRITER = "runner.ledger.writer:Writer."
+CHANGE = "runner.ledger.attempts:"
+STORE = "runner.store.store:Store."
+
+# Where to die, when, and what it costs: requests beyond one an image, images taken over, and attempts in doubt.
+STEPS = [
+    (f"{WRITER}begin", "before", 0, 0, 0),
+    (f"{CHANGE}begin", "after", 0, 0, 0),  # not yet committed
+    (f"{WRITER}begin", "after", 0, 0, 1),  # on record, not yet sent: nobody can tell
+    ("runner.provider.client:Client.generate", "before", 0, 0, 1),
+    ("runner.store.store:Partial.write", "after", 1, 0, 1),  # in the middle of the image: the one loss
+    ("runner.provider.client:Client.generate", "after", 0, 1, 1),  # whole on disk, its usage lost with the process
+    ("runner.store.store:Partial.seal", "before", 0, 1, 1),
+    ("runner.store.store:Partial.seal", "after", 0, 1, 1),
+    (f"{WRITER}received", "before", 0, 1, 1),
+    (f"{CHANGE}received", "after", 0, 1, 1),
+    (f"{WRITER}received", "after", 0, 1, 0),
+    (f"{STORE}place", "before", 0, 1, 0),
+    (f"{STORE}place", "after", 0, 1, 0),
+    (f"{WRITER}saved", "before", 0, 1, 0),
+    (f"{CHANGE}saved", "after", 0, 1, 0),
+    (f"{WRITER}saved", "after", 0, 0, 0),
+]
+# Around the images: nothing is in flight, so nothing is lost.
+FRAME = [
+    (f"{LEDGER}enrol", "after"),
+    ("runner.ledger.enrol:activate", "before"),
+    ("runner.ledger.database:_migrate", "before"),
+    ("runner.ledger.database:_migrate", "after"),
+    (f"{LEDGER}begin_run", "after"),
+    (f"{LEDGER}end_run", "before"),
+]
+# A second death, while the first is being cleared up: (first, when, second, when, requests beyond one an image).
+TWICE = [
+    (f"{WRITER}saved", "before", f"{LEDGER}adopt", "after", 0),
+    (f"{CHANGE}saved", "after", f"{CHANGE}adopted", "after", 0),
+    (f"{WRITER}received", "after", f"{STORE}place", "after", 0),
+    (f"{STORE}place", "before", f"{STORE}sweep", "before", 0),
+    ("runner.provider.client:Client.generate", "before", f"{LEDGER}lose", "after", 0),
+    ("runner.provider.client:Client.generate", "before", f"{LEDGER}retry", "after", 0),
+    ("runner.store.store:Partial.write", "after", f"{STORE}sweep", "after", 1),
+    ("runner.store.store:Partial.seal", "after", f"{LEDGER}adopt", "before", 0),
+    ("runner.store.store:Partial.seal", "after", f"{LEDGER}adopt", "after", 0),
+]
+
+
+@pytest.fixture(scope="module")
+def dying() -> Iterator[DyingRunner]:
+    with DyingRunner() as dying:
+        yield dying
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Peer]:
+    with running(art="flat", payload_kb=300) as peer:
+        yield peer
+
+
+@pytest.fixture
+def bench(tmp_path: Path, server: Peer) -> Bench:
+    """A job of three images, one at a time, and an empty bill."""
+    server.call("POST", "/simulator/reset")
+    return Bench(tmp_path, server, PROMPTS)
+
+
+def _kill(place: str, when: str, nth: int) -> dict[str, Any]:
+    return {"place": place, "when": when, "nth": nth}
+
+
+@pytest.mark.parametrize(("place", "when", "more", "adopted", "in_doubt"), STEPS)
+def test_a_kill_on_an_images_way(
+    dying: DyingRunner, bench: Bench, place: str, when: str, more: int, adopted: int, in_doubt: int
+) -> None:
+    """Dead at the second image: the first is not asked for again, and neither is the second if it was whole on disk."""
+    arguments = bench.arguments(bench.write(concurrency=1))
+    assert dying.run(arguments, bench.folder, kill=_kill(place, when, 2)).code == KILLED
+    resumed = dying.run(arguments, bench.folder)
+    account = bench.hold_against_the_bill()
+    assert resumed.code == 0
+    assert account.requests == account.billed == len(PROMPTS) + more
+    assert resumed.count("adopted") == adopted
+    assert account.in_doubt == in_doubt
+    if in_doubt == 0:
+        assert account.settled_microusd == account.billed_microusd
+
+
+@pytest.mark.parametrize(("place", "when"), FRAME)
+def test_a_kill_before_or_after_all_images(dying: DyingRunner, bench: Bench, place: str, when: str) -> None:
+    """Dead between requests: the next run is as if nothing had been."""
+    arguments = bench.arguments(bench.write(concurrency=1))
+    assert dying.run(arguments, bench.folder, kill=_kill(place, when, 1)).code == KILLED
+    assert dying.run(arguments, bench.folder).code == 0
+    account = bench.hold_against_the_bill()
+    assert (account.requests, account.in_doubt) == (len(PROMPTS), 0)
+    assert account.settled_microusd == account.billed_microusd
+
+
+@pytest.mark.parametrize(("first", "when", "second", "then", "more"), TWICE)
+def test_a_kill_while_an_earlier_one_is_cleared_up(
+    dying: DyingRunner, bench: Bench, first: str, when: str, second: str, then: str, more: int
+) -> None:
+    """Recovery can die at any of its steps as well: what was whole is still taken over, what was lost is lost once."""
+    arguments = bench.arguments(bench.write(concurrency=1))
+    assert dying.run(arguments, bench.folder, kill=_kill(first, when, 2)).code == KILLED
+    assert dying.run(arguments, bench.folder, kill=_kill(second, then, 1)).code == KILLED
+    assert dying.run(arguments, bench.folder).code == 0
+    account = bench.hold_against_the_bill()
+    assert account.requests == len(PROMPTS) + more
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("fault", "place", "billed"), [("cut*1", f"{WRITER}lost", True), ("status=500*1", f"{WRITER}unsaved", False)]
+)
+def test_a_kill_while_a_failure_is_recorded(
+    dying: DyingRunner, server: Peer, tmp_path: Path, fault: str, place: str, billed: bool, when: str
+) -> None:
+    """The answer that failed is repeated, as it would have been without the kill, and no other is."""
+    server.call("POST", "/simulator/reset")
+    bench = Bench(tmp_path, server, (PROMPTS[0], f"{PROMPTS[1]} [[fault:{fault}]]", PROMPTS[2]))
+    arguments = bench.arguments(bench.write(concurrency=1))
+    assert dying.run(arguments, tmp_path, kill=_kill(place, when, 1)).code == KILLED
+    assert dying.run(arguments, tmp_path).code == 0
+    account = bench.hold_against_the_bill()
+    assert (account.requests, account.billed) == (len(PROMPTS) + 1, len(PROMPTS) + billed)
+    # Not billed and not recorded as such: a doubt remains. Billed: a doubt either way.
+    assert account.in_doubt == (1 if billed or when == "before" else 0)
+
+
+@pytest.mark.parametrize("place", [f"{STORE}link", f"{LEDGER}reuse", f"{CHANGE}reused"])
+def test_a_kill_while_another_jobs_images_are_taken_over(dying: DyingRunner, bench: Bench, place: str) -> None:
+    """Reuse costs no request, also when it dies half-way and has to find what it had linked."""
+    assert dying.run(bench.arguments(bench.write(concurrency=1)), bench.folder).code == 0
+    other = bench.arguments(bench.write(concurrency=1, job="other"))
+    assert dying.run(other, bench.folder, kill=_kill(place, "after", 2)).code == KILLED
+    assert dying.run(other, bench.folder).code == 0
+    account = bench.hold_against_the_bill()
+    assert (account.requests, account.in_doubt) == (len(PROMPTS), 0)
+
+
+@pytest.mark.parametrize("place", [f"{STORE}move", f"{LEDGER}asset_moved"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_while_images_get_the_names_of_an_edited_manifest(
+    dying: DyingRunner, bench: Bench, place: str, when: str
+) -> None:
+    """Every image is found under its new name and no other, and none is asked for again."""
+    assert dying.run(bench.arguments(bench.write(concurrency=1)), bench.folder).code == 0
+    renamed = bench.arguments(bench.write(concurrency=1, name="new/{{ size }}-{{ prompt_id }}"))
+    assert dying.run(renamed, bench.folder, kill=_kill(place, when, 2)).code == KILLED
+    assert dying.run(renamed, bench.folder).code == 0
+    assert not list((bench.output / "crash" / "images").glob("*.png"))
+    account = bench.hold_against_the_bill()
+    assert (account.requests, account.in_doubt) == (len(PROMPTS), 0)
+    paths = {row["path"] for row in bench.rows("SELECT path FROM assets")}
+    assert paths == {f"crash/images/new/1024x1024-p{number:04d}.png" for number in range(len(PROMPTS))}
+
+
+@pytest.mark.parametrize(
+    ("place", "when"), [(f"{WRITER}begin", "after"), (f"{WRITER}received", "before"), (f"{WRITER}saved", "before")]
+)
+def test_a_kill_with_several_in_flight(dying: DyingRunner, bench: Bench, place: str, when: str) -> None:
+    """With four in flight at most four are repeated, and each is on record as in doubt."""
+    bench = Bench(bench.folder, bench.peer, [f"{prompt}, version {n}" for prompt in PROMPTS for n in range(4)])
+    arguments = bench.arguments(bench.write(concurrency=4))
+    assert dying.run(arguments, bench.folder, kill=_kill(place, when, 6)).code == KILLED
+    assert dying.run(arguments, bench.folder).code == 0
+    account = bench.hold_against_the_bill()
+    assert account.requests - len(bench.prompts) <= account.lost <= 4

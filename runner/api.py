@@ -24,7 +24,7 @@ from runner.planner import Plan
 
 if TYPE_CHECKING:
     from runner.engine.events import Event, Listener, Summary
-    from runner.engine.pool import Stop
+    from runner.engine.stop import Stop
     from runner.manifest import Manifest
     from runner.tasks import Status
 
@@ -80,7 +80,7 @@ def run(
     """
     import anyio
 
-    from runner.engine.pool import Stop
+    from runner.engine.stop import Stop
     from runner.ledger import Ledger
     from runner.provider import Endpoint
     from runner.session import Session

@@ -19,8 +19,10 @@ import anyio.to_thread
 from runner import __version__, planner
 from runner import manifest as manifests
 from runner.engine import events, recovery
+from runner.engine.attempt import Settings
 from runner.engine.events import Event, Listener, Summary
-from runner.engine.pool import Pool, Settings, Stop
+from runner.engine.pool import Pool
+from runner.engine.stop import Stop
 from runner.errors import RunnerError
 from runner.invocation import Options, Request, budget_for, concurrency_for, make_plan, now
 from runner.ledger import Job, Ledger, RunStart

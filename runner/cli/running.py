@@ -68,7 +68,7 @@ def run(
     """
     from runner import api
     from runner.cli.progress import Progress, Warnings
-    from runner.engine.pool import Stop
+    from runner.engine.stop import Stop
 
     chosen = options.gather(
         provider=provider,

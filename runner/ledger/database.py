@@ -19,7 +19,7 @@ from runner.errors import InputError, LedgerError
 
 HEAD = "0001"
 """The schema's version that this code reads and writes: the newest of `migrations/versions`."""
-BUSY_TIMEOUT_S = 30
+BUSY_TIMEOUT_S = 300
 _OURS = {"alembic_version", "jobs", "tasks", "attempts"}
 """By these a ledger is told from the database of another program, which may use Alembic as well."""
 

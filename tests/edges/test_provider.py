@@ -186,7 +186,8 @@ def answer(body: bytes, status: str = "200 OK", content_type: str = "application
     return head.encode() + body
 
 
-IMAGE = b'{"data": [{"b64_json": "aW1hZ2U="}], "usage": {"input_tokens": 7, "output_tokens": 272}}'
+USAGE = b'{"input_tokens": 7, "output_tokens": 272}'
+IMAGE = b'{"data": [{"b64_json": "aW1hZ2U="}], "usage": ' + USAGE + b"}"
 """The body of an answer whose image is the five bytes `image`."""
 
 
@@ -458,6 +459,8 @@ async def test_an_answer_that_drips_is_no_stall() -> None:
         (answer(b'{"error": {"code": "moderation_blocked", "message": "no"}}'), Refused, "moderation_blocked"),
         (answer(b'{"error": {"code": "insufficient_quota", "message": "no"}}'), StopRun, "insufficient_quota"),
         (answer(b'{"error": "upstream is down"}'), Retryable, "http_500"),
+        # With usage it was billed, whatever else it says.
+        (answer(b'{"error": {"code": "moderation_blocked"}, "usage": ' + USAGE + b"}"), Unusable, "no_data"),
         (answer(b'{"data": [{"url": "https://[bad"}]}'), Unusable, "url_not_fetched"),
         (answer(b'{"data": [{"url": "http://example.invalid/a.png"}]}'), Unusable, "url_not_fetched"),
         (answer(b'{"data": [{"url": "file:///etc/passwd"}]}'), Unusable, "url_not_fetched"),
@@ -507,6 +510,24 @@ async def test_an_image_behind_a_url_is_fetched_without_the_key() -> None:
     assert [head.split("\r\n")[0] for head in shelf.heads] == ["GET /shelf/a.png HTTP/1.1"]
     assert KEY not in shelf.heads[0]
     assert len(server.bodies) == 1
+
+
+async def test_an_image_on_another_machine_is_not_fetched_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody on the way could put another one in its place: not even a connection is made."""
+    real = socket.getaddrinfo
+
+    def resolve(host: str | None, *args: Any, **more: Any) -> Any:
+        return real("127.0.0.1" if host == "images.invalid" else host, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    async with recording(answer(b"the image", content_type="image/png")) as shelf:
+        port = shelf.base_url.removesuffix("/v1").rpartition(":")[2]
+        body = json.dumps({"data": [{"url": f"http://images.invalid:{port}/a.png"}]})
+        async with recording(answer(body.encode())) as server:
+            error = (await ask(server.base_url)).error
+    assert isinstance(error, Unusable)
+    assert error.code == "url_not_fetched"
+    assert shelf.heads == []
 
 
 @pytest.mark.parametrize("status", ["404 Gone", "302 Elsewhere"])

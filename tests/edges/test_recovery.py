@@ -389,6 +389,18 @@ def test_swapping_with_a_name_whose_file_is_gone(tmp_path: Path, ledger: Ledger)
     assert "job/images/a.png" in warned.message
 
 
+def test_an_equal_file_of_another_task_is_not_taken_over(tmp_path: Path, ledger: Ledger) -> None:
+    """Law 2: two tasks with equal images have a file each, also when one gets the name of the other."""
+    house = move_in(ledger, tmp_path, named("a.png", "b.png"), name="job")
+    for todo in house.todo():
+        house.make(todo, png(7))
+    house.job = enrolled(ledger, named("b.png"), digest="d2")
+    tidy(house)
+    (other,) = rows(ledger, "SELECT id FROM assets WHERE path LIKE '%superseded%'")
+    assert tree(tmp_path) == {"job/images/b.png": png(7), f"job/superseded/b~{other['id']}.png": png(7)}
+    assert_sound(house)
+
+
 def test_a_changed_asset_is_not_moved(tmp_path: Path, ledger: Ledger) -> None:
     """What a person painted over stays where they look for it, and is told."""
     house = made(tmp_path, ledger, "a.png", "b.png")

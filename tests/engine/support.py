@@ -21,7 +21,9 @@ from PIL import Image
 
 from runner import catalog, planner
 from runner.engine import events, recovery
-from runner.engine.pool import Pool, Settings, Stop
+from runner.engine.attempt import Settings
+from runner.engine.pool import Pool
+from runner.engine.stop import Stop
 from runner.errors import Usage
 from runner.ledger import Job, Ledger, RunStart
 from runner.provider.decode import Envelope, Sink
@@ -112,7 +114,7 @@ class ScriptedProvider:
         sink: Sink,
         on_headers: Callable[[Mapping[str, Heard]], None],
     ) -> Made:
-        """See `runner.engine.pool.Generator`."""
+        """See `runner.engine.attempt.Generator`."""
         call = Call(request.prompt, model, anyio.current_time() - (self.began_s or 0.0))
         self.calls.append(call)
         scripted = self.steps.get(request.prompt, [])

@@ -18,7 +18,7 @@ import runner
 from runner import Options
 from runner.engine import events
 from runner.engine.events import Event, Summary
-from runner.engine.pool import Stop
+from runner.engine.stop import Stop
 from runner.errors import InputError, Locked, StopRun
 from runner.ledger import Ledger
 from tests.edges.simulator_support import Peer, running
@@ -236,7 +236,7 @@ def test_the_same_request_in_another_job_is_reused(house: House) -> None:
 def test_a_simulated_image_never_counts_as_a_real_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither as an image nor as money: after a rehearsal the real run makes everything, under its own cap."""
     monkeypatch.setenv("A_KEY", "sk-not-a-secret")
-    text = wanted("one", "two", more="budget: {usd: 0.04, per: job}\nlimits: {images_per_minute: 6000}\n")
+    text = wanted("one", "two", more="budget: {usd: 0.015, per: job}\nlimits: {images_per_minute: 6000}\n")
     rehearsal = house.run(text)
     real = house.run(provider="cometapi", api_key_env="A_KEY")
     assert (rehearsal.cost_usd, rehearsal.simulated_cost_usd > 0) == (0, True)
@@ -264,7 +264,8 @@ def test_a_limit_bounds_one_run_and_the_next_goes_on(house: House) -> None:
 def test_a_cap_counts_what_earlier_runs_have_spent(house: House, monkeypatch: pytest.MonkeyPatch, per: str) -> None:
     """The runs of one period share a cap; a new day or month begins afresh, a job never does."""
     clock = [NOON]
-    monkeypatch.setattr("runner.session.now", lambda: clock[0])
+    for module in ("session", "invocation"):
+        monkeypatch.setattr(f"runner.{module}.now", lambda: clock[0])
     more = f"budget: {{usd: 0.010, per: {per}}}\nlimits: {{concurrency: 1}}\n"
     first = house.run(wanted("a", "b", "c", "d", "e", "f", more=more))
     assert (first.exit_code, first.made) == (5, 3)

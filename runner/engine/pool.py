@@ -120,6 +120,12 @@ class Pool:
             if not await self._may_leave(costs):
                 run.budget.settle(reservation, 0)
                 return
+            if run.budget.is_stale(reservation, run.now()):
+                # Midnight passed at the gates.
+                run.budget.settle(reservation, 0)
+                reservation = await self._reserve(quote.worst_microusd)
+                if reservation is None:
+                    return
             self._in_flight += 1
             start(self._attempt, Attempt(run, work, model, reservation))
 

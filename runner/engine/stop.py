@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Stop:
-    """The way to end a run from outside: `ask` lets what is in flight finish, `now` cancels it."""
+    """The way to end a run from outside: `ask` lets what is in flight finish, `now` cancels it.
+
+    To be called in the event loop of the run: from a listener, or through the loop from another thread.
+    """
 
     asked: bool = False
     immediate: bool = False

@@ -113,11 +113,13 @@ async def connect(endpoint: Endpoint, timeouts: Timeouts, *, connections: int) -
     async with openai.AsyncOpenAI(
         api_key=endpoint.api_key,
         base_url=endpoint.base_url,
-        # Organisation and project are read from the environment by the SDK; they belong to OpenAI's own endpoint.
         max_retries=0,
         http_client=http,
         timeout=httpx2.Timeout(None, connect=timeouts.connect_s),
     ) as sdk:
+        if endpoint.provider != "openai":
+            # The SDK reads them from the environment for every server; they are nobody else's business.
+            sdk.organization = sdk.project = None
         yield Client(endpoint, timeouts, sdk, http)
 
 
@@ -262,7 +264,11 @@ class Client:
             async with self._http.stream("GET", url, follow_redirects=not loopback) as response:
                 if response.status_code != 200:
                     raise ValueError(f"HTTP {response.status_code}")
+                received = 0
                 async for chunk in response.aiter_bytes():
+                    received += len(chunk)
+                    if received > MAX_ANSWER_BYTES:
+                        raise ValueError(f"it is longer than {MAX_ANSWER_BYTES} bytes")
                     sink.write(chunk)
         except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, aiohttp.ClientError, ValueError) as error:
             raise Unusable(

@@ -72,6 +72,11 @@ class Budget:
         self.reserved_microusd += amount
         return Reservation(amount, worst_microusd, self.period)
 
+    def is_stale(self, reservation: Reservation, now: dt.datetime) -> bool:
+        """Whether a new day or month has begun since: a request that leaves now is paid from that one."""
+        start = period_start(self.per, now)
+        return start is not None and reservation.period is not None and start > reservation.period
+
     def settle(self, reservation: Reservation, cost_microusd: int) -> None:
         """The request ended and cost this much (0 for one that was not billed)."""
         if cost_microusd > reservation.amount_microusd and reservation.worst_microusd > 0:

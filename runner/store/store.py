@@ -65,9 +65,11 @@ class Partial:
             StoreError: it cannot be flushed.
         """
         facts = self._verifier.finish()
-        with _explained(self.path):
-            os.fsync(self._descriptor)
-        self._close()
+        try:
+            with _explained(self.path):
+                os.fsync(self._descriptor)
+        finally:
+            self._close()
         return Sealed(self._hash.hexdigest(), self._bytes, facts)
 
     def discard(self) -> None:

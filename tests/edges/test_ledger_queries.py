@@ -275,12 +275,13 @@ def test_an_export_streams_in_the_manifests_order(ledger: Ledger) -> None:
     # The order is the manifest's, whatever became of the tasks.
     change(ledger, "UPDATE tasks SET status = 'failed' WHERE position % 3 = 0")
     with ledger.export(job) as lines:
-        assert next(lines)["prompt_id"] == "prompt-000000"
-        tracemalloc.start()
-        for position, line in enumerate(lines, start=1):
+        next(lines)  # what SQLAlchemy prepares once is not what is measured
+    tracemalloc.start()
+    with ledger.export(job) as lines:
+        for position, line in enumerate(lines):
             assert line["prompt_id"] == f"prompt-{position:06d}"
         peak_bytes = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+    tracemalloc.stop()
     assert position == count - 1
     assert peak_bytes < 3_000_000
 

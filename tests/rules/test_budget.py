@@ -317,3 +317,15 @@ def test_a_wrong_catalog_passes_the_cap_by_the_first_requests_alone(factor: floa
     while (reservation := budget.reserve(worst, NOON)) is not None:
         budget.settle(reservation, cost)
         assert budget.committed_microusd <= cap * 1_000
+
+
+def test_a_reservation_of_yesterday_is_stale_today() -> None:
+    """Law 4: a request that waited at the gates past midnight is paid from the day on which it leaves."""
+    evening = dt.datetime(2026, 11, 22, 23, 59, 59, tzinfo=dt.UTC)
+    morning = evening + dt.timedelta(seconds=2)
+    for per, stale in (("day", True), ("month", False), ("job", False), ("run", False)):
+        budget = Budget(10_000, per)  # type: ignore[arg-type]  # each of them is one
+        reservation = budget.reserve(5_000, evening)
+        assert reservation is not None
+        assert not budget.is_stale(reservation, evening)
+        assert budget.is_stale(reservation, morning) is stale

@@ -215,7 +215,7 @@ def test_the_pragmas_are_in_force_on_every_connection(tmp_path: Path) -> None:
                 }
             # The next one is a new connection.
             engine.dispose()
-            assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30_000}
+            assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 300_000}
 
 
 def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:

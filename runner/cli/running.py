@@ -31,9 +31,12 @@ def register(app: typer.Typer) -> None:
         short_help="Make what the job wants and does not have yet.",
         epilog="Example: runner run jobs/nightly-thumbnails.yaml --provider simulator",
     )(run)
-    app.command(short_help="Go on with a job: the same as `run`.", epilog="Example: runner resume nightly-thumbnails")(
-        resume
-    )
+    app.command(
+        "resume",
+        help="Go on with a job: the same as `run`, under the word one looks for after a failed night.",
+        short_help="Go on with a job: the same as `run`.",
+        epilog="Example: runner resume nightly-thumbnails",
+    )(run)
     app.command(
         short_help="Count, price and check; nothing is sent.",
         epilog="Example: runner plan jobs/ab-sweep.yaml --set samples=2",
@@ -104,43 +107,6 @@ def run(
     if not json:
         _show_summary(summary)
     raise typer.Exit(summary.exit_code)
-
-
-def resume(
-    job: options.Job,
-    provider: options.Provider = None,
-    base_url: options.BaseUrl = None,
-    api_key_env: options.ApiKeyEnv = None,
-    output: options.Output = None,
-    ledger: options.Ledger = None,
-    overrides: options.Set = None,
-    budget: options.Budget = None,
-    limit: options.Limit = None,
-    catalog: options.CatalogFile = None,
-    in_doubt: Annotated[
-        InDoubt, typer.Option("--in-doubt", help="Try requests that may have been billed once more, or hold them.")
-    ] = InDoubt.RETRY,
-    insecure: options.Insecure = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
-    """Go on with a job: the same as `run`, under the word one looks for after a failed night."""
-    run(
-        job,
-        provider=provider,
-        base_url=base_url,
-        api_key_env=api_key_env,
-        output=output,
-        ledger=ledger,
-        overrides=overrides,
-        budget=budget,
-        limit=limit,
-        catalog=catalog,
-        in_doubt=in_doubt,
-        insecure=insecure,
-        json=json,
-        quiet=quiet,
-    )
 
 
 def plan(

@@ -31,32 +31,13 @@ from runner.errors import (
 )
 from runner.ledger import Answer, Begin, Cost, File, Job, Ledger, Todo, Writer
 from runner.planner import Quoter
+from runner.provider import Made
 from runner.provider.decode import Sink
 from runner.rules import pricing, retry
 from runner.rules.budget import Budget, Reservation
 from runner.rules.pacing import Heard, Pacer
 from runner.store import BadImage, Partial, Sealed, Store
 from runner.tasks import Event, ImageRequest
-
-
-class Envelope(Protocol):
-    """What the pool reads of an answer."""
-
-    @property
-    def usage(self) -> Usage | None: ...  # noqa: D102  # the protocol's docstring says it
-    @property
-    def usage_json(self) -> str | None: ...  # noqa: D102
-
-
-class Made(Protocol):
-    """An answer whose image went to the sink."""
-
-    @property
-    def envelope(self) -> Envelope: ...  # noqa: D102
-    @property
-    def http_status(self) -> int: ...  # noqa: D102
-    @property
-    def request_id(self) -> str | None: ...  # noqa: D102
 
 
 class Generator(Protocol):

@@ -26,6 +26,7 @@ from runner.engine.pool import Pool
 from runner.engine.stop import Stop
 from runner.errors import Usage
 from runner.ledger import Job, Ledger, RunStart
+from runner.provider import Made
 from runner.provider.decode import Envelope, Sink
 from runner.rules.budget import Budget, Reservation
 from runner.rules.pacing import Heard, Pacer
@@ -64,15 +65,6 @@ class Step:
 def failing(error: Exception, latency_s: float = 1.0) -> Step:
     """A step that brings no byte of an image."""
     return Step(error, latency_s, data=b"")
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """The provider's answer, as the pool reads it."""
-
-    envelope: Envelope
-    http_status: int
-    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True)

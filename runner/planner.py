@@ -89,6 +89,8 @@ class Models:
 
     effective: Mapping[str, str]
     warnings: tuple[str, ...]
+    fallback: str | None = None
+    """What is asked when the provider says that a model is gone; None where nothing can be."""
 
 
 def choose_models(
@@ -108,6 +110,11 @@ def choose_models(
     """
     effective: dict[str, str] = {}
     warnings: list[str] = []
+    usable = fallback
+    if fallback is not None and not catalog.has_price(provider, fallback, delivery):
+        # What has no price cannot be kept under a cap; a gateway's job need not end for want of a second model.
+        usable = None
+        warnings.append(f"fallback_model {fallback} has no price at {provider} in the catalog: it will not be asked")
     for name, origin in wanted.items():
         place = _place(origin)
         model = catalog.model(name)
@@ -134,10 +141,14 @@ def choose_models(
             )
             warnings.append(f"{place}: {name} is shut down by OpenAI on {shutdown} ({when}); {then}")
         catalog.prices_for(provider, chosen, delivery)
-        if fallback is not None:
-            catalog.prices_for(provider, fallback, delivery)
         effective[name] = chosen
-    return Models(effective, tuple(warnings))
+    if (
+        usable is not None
+        and catalog.provider(provider).enforces_shutdown
+        and _is_over(usable, provider, catalog, today)
+    ):
+        usable = None
+    return Models(effective, tuple(warnings), usable)
 
 
 def make(

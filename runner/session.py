@@ -184,7 +184,7 @@ class Session:
                     ),
                     provider=endpoint.provider,
                     simulated=self.request.simulated,
-                    fallback_model=manifest.fallback_model,
+                    fallback_model=self.request.models.fallback,
                     limit=self.options.limit,
                     hold_doubt=self.options.hold_doubt,
                 ),

@@ -211,6 +211,14 @@ class Catalog(_Data):
             hint="add one in a file of your own and name it with --catalog (see `runner models --help`)",
         )
 
+    def has_price(self, provider: str, model: str, delivery: Delivery = "online") -> bool:
+        """Whether `prices_for` has an answer."""
+        try:
+            self.prices_for(provider, model, delivery)
+        except InputError:
+            return False
+        return True
+
     def lifecycle(self, provider: str, model: str) -> Lifecycle | None:
         """How long `provider` serves `model`, following `like`; None where nothing is known."""
         lifecycles = self.model(model).lifecycle

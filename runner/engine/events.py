@@ -124,6 +124,8 @@ class Heartbeat:
 class Summary:
     """How a run ended. Counts are of the tasks that are wanted; `requests` and money without `job_` are this run's.
 
+    `in_doubt_` is what this run put on record as in doubt: its own requests, and those that a dead run had left open.
+
     Of a simulated run the money is in the `simulated_` fields, and the others are 0: nothing real was spent.
     """
 

@@ -169,6 +169,11 @@ class Ledger:
         with self._database.read() as connection:
             return queries.spending(connection, job_id=job.id, simulated=simulated, since_ms=since_ms, run_id=run_id)
 
+    def doubt_found(self, run_id: int, *, simulated: bool) -> int:
+        """What a run has put on record as in doubt, a dead run's requests included."""
+        with self._database.read() as connection:
+            return queries.doubt_found(connection, run_id=run_id, simulated=simulated)
+
     def statuses(self, job: Job) -> dict[Status, int]:
         """How many wanted tasks are in each status."""
         with self._database.read() as connection:

@@ -121,6 +121,20 @@ def spending(
     return Spending(int(settled), int(doubt))
 
 
+def doubt_found(connection: sa.Connection, *, run_id: int, simulated: bool) -> int:
+    """What a run has put on record as in doubt: of its own requests, and of those that a dead run had left open."""
+    run = sa.select(_runs.c.job_id, _runs.c.started_ms).where(_runs.c.id == run_id).subquery()
+    return int(
+        connection.execute(
+            sa.select(_sum(_attempts.c.doubt_microusd)).where(
+                _attempts.c.job_id == run.c.job_id,
+                _attempts.c.ended_ms >= run.c.started_ms,
+                _attempts.c.simulated.is_(simulated),
+            )
+        ).scalar_one()
+    )
+
+
 def costs(connection: sa.Connection, by: By, job: Job | None) -> list[dict[str, Any]]:
     """Spending grouped by one thing: real and simulated apart, each with what is in doubt and what reuse has saved.
 

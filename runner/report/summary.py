@@ -29,6 +29,7 @@ def summarise(
     """Sum up a run from the ledger. `error` is what ended it early, `limited` whether it had a `--limit`."""
     statuses = ledger.statuses(job)
     this_run = ledger.spending(job, simulated=simulated, run_id=run_id)
+    doubt_microusd = ledger.doubt_found(run_id, simulated=simulated)
     all_runs = ledger.spending(job, simulated=simulated)
     requests, made = ledger.requests(run_id)
     unfinished = sum(statuses[s] for s in (Status.PLANNED, Status.RUNNING, Status.SUBMITTED))
@@ -52,11 +53,11 @@ def summarise(
         in_doubt=statuses[Status.IN_DOUBT],
         requests=requests,
         cost_usd=real * this_run.settled_microusd / 1e6,
-        in_doubt_usd=real * this_run.in_doubt_microusd / 1e6,
+        in_doubt_usd=real * doubt_microusd / 1e6,
         simulated_cost_usd=(1 - real) * this_run.settled_microusd / 1e6,
-        simulated_in_doubt_usd=(1 - real) * this_run.in_doubt_microusd / 1e6,
+        simulated_in_doubt_usd=(1 - real) * doubt_microusd / 1e6,
         cost_microusd=this_run.settled_microusd,
-        in_doubt_microusd=this_run.in_doubt_microusd,
+        in_doubt_microusd=doubt_microusd,
         job_cost_usd=all_runs.settled_microusd / 1e6,
         job_in_doubt_usd=all_runs.in_doubt_microusd / 1e6,
         elapsed_s=round(elapsed_s, 3),

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from runner.ledger import Cost, Job, Ledger, Spending, attempts, enrol, queries
+from runner.ledger import Answer, Cost, Job, Ledger, Spending, attempts, enrol, queries
 from runner.tasks import Event, Status
 from tests.edges.ledger_support import (
     ANSWER,
@@ -24,6 +24,7 @@ from tests.edges.ledger_support import (
     ESTIMATE,
     NOW_MS,
     REFUSAL,
+    RESERVED,
     begin,
     begin_run,
     change,
@@ -395,3 +396,26 @@ def test_a_readers_transaction_cannot_hold_up_a_writer(ledger: Ledger) -> None:
         begin(ledger, job, run_id, ledger.todo(job, -1, 1)[0].task_id)
         assert queries.statuses(connection, job)[Status.PLANNED] == 5
     assert ledger.statuses(job)[Status.RUNNING] == 1
+
+
+def test_a_run_reports_the_doubts_that_a_dead_run_left(ledger: Ledger) -> None:
+    """Law 3: whoever finds a request in doubt says so; an older doubt is not told again, nor another job's."""
+    job = enrolled(ledger, 3)
+    dead = begin_run(ledger, job)
+    todo = ledger.todo(job, -1, 3)
+    early, late = (begin(ledger, job, dead, item.task_id) for item in todo[:2])
+    with write(ledger) as connection:
+        attempts.lost(
+            connection, early, task_id=todo[0].task_id, answer=Answer(), try_again=False, now_ms=NOW_MS + 1_000
+        )
+    other = enrolled(ledger, 4, name="other")
+    begin(ledger, other, begin_run(ledger, other), ledger.todo(other, 2, 1)[0].task_id)
+    change(ledger, "UPDATE runs SET started_ms = ? WHERE id = ?", NOW_MS, dead)
+    run_id = begin_run(ledger, job)
+    change(ledger, "UPDATE runs SET started_ms = ? WHERE id = ?", NOW_MS + 5_000, run_id)
+    for owner in (job, other):
+        for orphan in ledger.orphans(owner, 10):
+            ledger.lose(orphan, Answer(), now_ms=NOW_MS + 6_000)
+    assert late != early
+    assert ledger.doubt_found(run_id, simulated=False) == RESERVED
+    assert ledger.doubt_found(run_id, simulated=True) == 0

@@ -338,11 +338,17 @@ def test_an_alias_ends_with_its_model_and_is_asked_by_its_own_name() -> None:
 
 
 def test_a_model_that_cannot_be_priced_is_refused() -> None:
-    """Law 4: what has no price cannot be kept under a cap, and that holds for the fallback before it is needed."""
+    """Law 4: what has no price cannot be kept under a cap."""
     with pytest.raises(InputError, match="price"):
         choose(FLARE, provider="cometapi")
-    with pytest.raises(InputError, match="price"):
-        choose(MINI, fallback=FLARE, provider="cometapi")
+
+
+def test_a_fallback_that_cannot_be_priced_is_not_asked() -> None:
+    """Law 4 for the second model: the job goes on with the first, and is told that there is no other."""
+    models = choose(MINI, fallback=FLARE, provider="cometapi")
+    assert (models.effective, models.fallback) == ({MINI: MINI}, None)
+    assert "no price at cometapi" in models.warnings[0]
+    assert choose(MINI, fallback=FLARE).fallback == FLARE
 
 
 def test_a_model_without_a_successor_still_has_a_hint() -> None:

@@ -136,9 +136,7 @@ def choose_models(
         elif shutdown is not None and (shutdown - today).days <= WARN_DAYS:
             days = (shutdown - today).days
             when = f"in {days} days" if days > 0 else "already"
-            then = (
-                f"then {fallback} takes over" if fallback else f"add `fallback_model: {_successor(model.successors)}`"
-            )
+            then = f"then {usable} takes over" if usable else f"add `fallback_model: {_successor(model.successors)}`"
             warnings.append(f"{place}: {name} is shut down by OpenAI on {shutdown} ({when}); {then}")
         catalog.prices_for(provider, chosen, delivery)
         effective[name] = chosen

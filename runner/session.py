@@ -182,7 +182,6 @@ class Session:
                         base_s=retry.base_s,
                         max_s=retry.max_s,
                     ),
-                    provider=endpoint.provider,
                     simulated=self.request.simulated,
                     fallback_model=self.request.models.fallback,
                     limit=self.options.limit,

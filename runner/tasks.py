@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 
 from runner.errors import LedgerError
@@ -105,6 +105,14 @@ class ImageRequest:
         """(width, height) in pixels, or None for `auto`."""
         width, _, height = self.size.partition("x")
         return (int(width), int(height)) if height else None
+
+
+API_DEFAULTS: Mapping[str, str | int | None] = {
+    field.name: field.default for field in fields(ImageRequest) if field.default is not MISSING
+}
+"""What the API does where a parameter is left out, by the parameter's name."""
+REQUEST_FIELDS: tuple[str, ...] = ("model", *API_DEFAULTS)
+"""What a request has beside its prompt, in the order of `ImageRequest`."""
 
 
 def task_key(request: ImageRequest, *, sample: int, edition: str | None, simulated: bool) -> str:

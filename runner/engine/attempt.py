@@ -61,7 +61,6 @@ class Settings:
 
     concurrency: int
     policy: retry.Policy
-    provider: str
     simulated: bool
     fallback_model: str | None = None
     limit: int | None = None

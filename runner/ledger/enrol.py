@@ -50,9 +50,7 @@ def make_job(connection: sa.Connection, name: str, *, manifest_path: str | None,
     known = job(connection, name)
     if known is None:
         connection.execute(
-            sa.insert(_jobs).values(
-                name=name, manifest_path=manifest_path, revision=0, last_revision=0, wanted=0, created_ms=now_ms
-            )
+            sa.insert(_jobs).values(name=name, manifest_path=manifest_path, revision=0, wanted=0, created_ms=now_ms)
         )
     elif manifest_path is not None and known.manifest_path != manifest_path:
         connection.execute(sa.update(_jobs).where(_jobs.c.id == known.id).values(manifest_path=manifest_path))
@@ -62,10 +60,9 @@ def make_job(connection: sa.Connection, name: str, *, manifest_path: str | None,
     return made
 
 
-def begin_revision(connection: sa.Connection, job_id: int) -> int:
-    """A number for a new version of what is wanted; it counts for nothing until `activate`."""
-    connection.execute(sa.update(_jobs).where(_jobs.c.id == job_id).values(last_revision=_jobs.c.last_revision + 1))
-    return int(connection.execute(sa.select(_jobs.c.last_revision).where(_jobs.c.id == job_id)).scalar_one())
+def next_revision(connection: sa.Connection, job_id: int) -> int:
+    """The number of the next version of what is wanted; it counts once it is activated."""
+    return 1 + int(connection.execute(sa.select(_jobs.c.revision).where(_jobs.c.id == job_id)).scalar_one())
 
 
 def add(connection: sa.Connection, job_id: int, revision: int, first_position: int, tasks: Sequence[Task]) -> None:

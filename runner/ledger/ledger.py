@@ -89,7 +89,7 @@ class Ledger:
         would take tasks away from what the job wants if the rest never came.
         """
         with self._database.write() as connection:
-            revision = enrol.begin_revision(connection, job.id)
+            revision = enrol.next_revision(connection, job.id)
             wanted = 0
             for chunk in chunks(tasks, CHUNK):
                 enrol.add(connection, job.id, revision, wanted, chunk)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from runner.ledger.tables import metadata
 from runner.ledger.types import Job, Orphan, Spending, Todo
-from runner.tasks import ImageRequest, Status
+from runner.tasks import REQUEST_FIELDS, ImageRequest, Status
 
 _jobs = metadata.tables["jobs"]
 _runs = metadata.tables["runs"]
@@ -242,7 +242,7 @@ def export(connection: sa.Connection, job: Job) -> Iterator[dict[str, Any]]:
             _prompts.c.text.label("prompt"),
             _tasks.c.model.label("wanted_model"),
             _assets.c.model,
-            *(_tasks.c[name] for name in _REQUEST_COLUMNS if name != "model"),
+            *(_tasks.c[name] for name in REQUEST_FIELDS if name != "model"),
             _tasks.c.sample,
             _tasks.c.variant,
             _tasks.c.status,
@@ -318,9 +318,6 @@ def requests(connection: sa.Connection, run_id: int) -> tuple[int, int]:
     return int(count), int(images)
 
 
-_REQUEST_COLUMNS = ("model", "size", "quality", "background", "output_format", "output_compression", "moderation")
-
-
 def _with_request() -> sa.Select[Any]:
     return sa.select(
         _tasks.c.id,
@@ -330,12 +327,12 @@ def _with_request() -> sa.Select[Any]:
         _tasks.c.sample,
         _tasks.c.name,
         _prompts.c.text,
-        *(_tasks.c[name] for name in _REQUEST_COLUMNS),
+        *(_tasks.c[name] for name in REQUEST_FIELDS),
     ).join(_prompts, _prompts.c.id == _tasks.c.prompt_row)
 
 
 def _request(row: sa.Row[Any]) -> ImageRequest:
-    return ImageRequest(prompt=row.text, **{name: getattr(row, name) for name in _REQUEST_COLUMNS})
+    return ImageRequest(prompt=row.text, **{name: getattr(row, name) for name in REQUEST_FIELDS})
 
 
 def _sum(column: Any) -> sa.ColumnElement[Any]:

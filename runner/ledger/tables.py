@@ -25,18 +25,13 @@ def _text(*, nullable: bool = False) -> Column[str]:
 
 
 class JobRow(SQLModel, table=True):
-    """A manifest's `name`; everything else hangs under it.
-
-    `revision` counts the versions of what was wanted; `last_revision` is the newest that was ever begun, so that an
-    enrolment which died half-way shares its number with no later one.
-    """
+    """A manifest's `name`; everything else hangs under it. `revision` counts the versions of what was wanted."""
 
     __tablename__ = "jobs"
     id: int | None = Field(default=None, primary_key=True)
     name: str = Field(sa_column=Column(Text, nullable=False, unique=True))
     manifest_path: str | None = Field(sa_column=_text(nullable=True))
     revision: int = Field(default=0)
-    last_revision: int = Field(default=0)
     digest: str | None = Field(default=None, sa_column=_text(nullable=True))
     wanted: int = Field(default=0)
     created_ms: int = Field(sa_column=_big())

@@ -19,10 +19,11 @@ from runner.catalog import Catalog
 from runner.manifest.matrix import Combination
 from runner.manifest.naming import prompt_id, safe_part, short_hash, slug
 from runner.manifest.problems import Path, Wrong
-from runner.manifest.schema import SETTING_DEFAULTS, FilePrompt, PromptSettings, TextPrompt
+from runner.manifest.schema import FilePrompt, PromptSettings, TextPrompt
 from runner.manifest.template import Template, compile_template
 from runner.manifest.tree import Document
-from runner.manifest.values import API_FIELDS, Value, text_of
+from runner.manifest.values import Value, text_of
+from runner.tasks import API_DEFAULTS, REQUEST_FIELDS
 
 if TYPE_CHECKING:
     from runner.manifest.schema import Manifest
@@ -201,9 +202,9 @@ def _with_slugs(values: tuple[Value, ...]) -> list[tuple[Value, str]]:
 
 def cell(manifest: Manifest, path: Path, settings: PromptSettings, combination: Combination) -> Cell:
     """The fields of a request: the matrix wins over the prompt's settings, those over the job's, those over the API."""
-    fields: dict[str, Value] = {"model": manifest.model, **SETTING_DEFAULTS}
-    paths: dict[str, Path] = {"model": ("model",), **{name: ("settings", name) for name in SETTING_DEFAULTS}}
-    for name in SETTING_DEFAULTS:
+    fields: dict[str, Value] = {"model": manifest.model, **API_DEFAULTS}
+    paths: dict[str, Path] = {"model": ("model",), **{name: ("settings", name) for name in API_DEFAULTS}}
+    for name in API_DEFAULTS:
         value: Value = getattr(manifest.settings, name)
         if value is not None:
             fields[name] = value
@@ -215,7 +216,7 @@ def cell(manifest: Manifest, path: Path, settings: PromptSettings, combination: 
             paths[name] = (*path, "settings", name)
     own: dict[str, Value] = {}
     for name, value in combination.values.items():
-        (fields if name in API_FIELDS else own)[name] = value
+        (fields if name in REQUEST_FIELDS else own)[name] = value
         paths[name] = combination.paths[name]
     return Cell(fields, paths, own)
 

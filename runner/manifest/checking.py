@@ -29,7 +29,8 @@ from runner.manifest.problems import Path, Problem, Wrong, nearest, raise_for, s
 from runner.manifest.schema import FilePrompt, Manifest, TextPrompt
 from runner.manifest.template import compile_template
 from runner.manifest.tree import Document
-from runner.manifest.values import API_FIELDS, text_of
+from runner.manifest.values import text_of
+from runner.tasks import REQUEST_FIELDS
 
 
 def bind(manifest: Manifest, document: Document, base_dir: FilePath, catalog: Catalog) -> None:
@@ -118,7 +119,7 @@ class _Check:
                     )
             try:
                 columns = self._columns(prompt) if isinstance(prompt, FilePrompt) else []
-                binding.prepared.append(prepare(manifest, path, prompt, [*own, *API_FIELDS], columns))
+                binding.prepared.append(prepare(manifest, path, prompt, [*own, *REQUEST_FIELDS], columns))
             except ManifestError as error:
                 self.problems.append(_as_problem(error))
             except Wrong as wrong:
@@ -191,7 +192,7 @@ class _Check:
             seen: dict[tuple[str, ...], Cell] = {}
             if self._seen("requests", prepared, prepared.used):
                 continue
-            used = [name for name in self.binding.axes if name in prepared.used and name not in API_FIELDS]
+            used = [name for name in self.binding.axes if name in prepared.used and name not in REQUEST_FIELDS]
             for cell in self._cells(prepared):
                 request = (
                     *map(text_of, cell.fields.values()),
@@ -211,7 +212,7 @@ class _Check:
             self._add(wrong, path)
             return
         axis = differing[0]
-        close = nearest(axis, API_FIELDS)
+        close = nearest(axis, REQUEST_FIELDS)
         meant = f"did you mean {close}? " if close else ""
         if isinstance(prepared.prompt, FilePrompt) and prepared.prompt.template is None:
             origin = self.binding.document.origin(prepared.path)
@@ -251,7 +252,7 @@ class _Check:
     def _render(self, prepared: Prepared, instance: Instance, values: dict[str, object]) -> None:
         seen: set[tuple[object, ...]] = set()
         cells = self._cells(prepared)
-        if len(self.binding.models) == 1 and prepared.used.isdisjoint((*API_FIELDS, *self.binding.axes)):
+        if len(self.binding.models) == 1 and prepared.used.isdisjoint((*REQUEST_FIELDS, *self.binding.axes)):
             cells = cells[:1]
         for cell in cells:
             axes = cell.template_values()
@@ -274,7 +275,7 @@ class _Check:
             for axis in binding.axes:
                 counts.setdefault(axis, set()).add(text_of(combination.values.get(axis)))
         source = manifest.output.name or default_name({axis: len(values) for axis, values in counts.items()})
-        known = [*LATE_NAMES, "edition", *API_FIELDS, *own_axes(binding.axes), *manifest.vars]
+        known = [*LATE_NAMES, "edition", *REQUEST_FIELDS, *own_axes(binding.axes), *manifest.vars]
         # A variable of prompts is one of names only if every prompt has it.
         everywhere = [set(prompt.vars) for prompt in manifest.prompts]
         known += [name for name in manifest.prompts[0].vars if all(name in names for names in everywhere)]

@@ -18,8 +18,8 @@ from runner.manifest.naming import check_path, extension, safe_part
 from runner.manifest.problems import Wrong
 from runner.manifest.schema import FilePrompt, Manifest
 from runner.manifest.template import Simple
-from runner.manifest.values import API_FIELDS, Value, text_of
-from runner.tasks import ImageRequest, Origin, Task, task_key
+from runner.manifest.values import Value, text_of
+from runner.tasks import REQUEST_FIELDS, ImageRequest, Origin, Task, task_key
 
 _MOST_KEPT = 20_000
 
@@ -127,7 +127,7 @@ def _tasks(
 
 def _depends(manifest: Manifest, prepared: Prepared) -> bool:
     """Whether the text differs between combinations."""
-    return any(name in prepared.used for name in (*API_FIELDS, *manifest.binding.axes))
+    return any(name in prepared.used for name in (*REQUEST_FIELDS, *manifest.binding.axes))
 
 
 def _make_ready(manifest: Manifest, cell: Cell, instance: Instance) -> _Ready:
@@ -138,7 +138,7 @@ def _make_ready(manifest: Manifest, cell: Cell, instance: Instance) -> _Ready:
     model = str(cell.fields["model"])
     ending = "." + extension(str(cell.fields["output_format"]))
     return _Ready(
-        fields=tuple(cell.fields[name] for name in API_FIELDS),
+        fields=tuple(cell.fields[name] for name in REQUEST_FIELDS),
         values=values,
         variant=tuple(variant),
         name=_namer(binding, manifest.edition, {**instance.variables, **values}, ending),

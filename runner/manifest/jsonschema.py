@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.manifest.naming import MAX_PATH_BYTES
 from runner.manifest.schema import Manifest
-from runner.manifest.values import API_FIELDS
+from runner.tasks import REQUEST_FIELDS
 
 _TEXT = ["string", "number", "boolean"]
 _AXES = {
@@ -84,7 +84,7 @@ def _matrix(description: str) -> dict[str, Any]:
     def axis(text: str) -> dict[str, Any]:
         return {"description": text, "anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1}]}
 
-    axes = {name: axis(_AXES[name]) for name in API_FIELDS}
+    axes = {name: axis(_AXES[name]) for name in REQUEST_FIELDS}
     combination = {"type": "object", "additionalProperties": _SCALAR, "minProperties": 1}
     group = {
         "type": "object",

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from runner.catalog import Catalog, Model
 from runner.errors import InputError
 from runner.manifest.problems import Wrong, shown, suggest
-from runner.manifest.values import API_FIELDS, Value
+from runner.manifest.values import Value
+from runner.tasks import REQUEST_FIELDS
 
 _LOSSY = ("jpeg", "webp")
 _TRANSPARENT = ("png", "webp")
@@ -43,7 +44,7 @@ def find_model(catalog: Catalog, name: str) -> Model:
 def judge(values: dict[str, Value], model: Model) -> Iterator[Verdict]:
     """Every reason why `model` would not take a request with these `values` (one for each field of the API)."""
     who = model.name
-    size, quality, background, output_format, compression, moderation = (values[name] for name in API_FIELDS[1:])
+    size, quality, background, output_format, compression, moderation = (values[name] for name in REQUEST_FIELDS[1:])
     if not model.allows_size(str(size)):
         yield Verdict("size", f"{who} makes no size {shown(size)}", _size_hint(model, str(size)))
     for field, value, allowed in (

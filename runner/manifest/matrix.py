@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from runner.manifest.problems import Path, Wrong, nearest
 from runner.manifest.schema import Matrix
-from runner.manifest.values import API_FIELDS, Value, text_of
+from runner.manifest.values import Value, text_of
+from runner.tasks import REQUEST_FIELDS
 
 MAX_COMBINATIONS = 10_000
 
@@ -135,4 +136,4 @@ def _bound(count: int) -> None:
 
 def own_axes(names: list[str]) -> list[str]:
     """The axes that are not a field of the request: variables for templates."""
-    return [name for name in names if name not in API_FIELDS]
+    return [name for name in names if name not in REQUEST_FIELDS]

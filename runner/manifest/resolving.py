@@ -14,7 +14,8 @@ from runner.errors import ManifestError
 from runner.manifest import sources
 from runner.manifest.checking import problem
 from runner.manifest.problems import Wrong
-from runner.manifest.schema import SETTING_DEFAULTS, FilePrompt, Manifest, PromptSettings, TextPrompt
+from runner.manifest.schema import FilePrompt, Manifest, PromptSettings, TextPrompt
+from runner.tasks import API_DEFAULTS
 
 _DIGEST_VERSION = "manifest/1"
 _CHUNK_BYTES = 1024 * 1024
@@ -76,7 +77,7 @@ def _content_hash(manifest: Manifest, index: int, prompt: FilePrompt) -> str:
 
 def _data(manifest: Manifest) -> dict[str, Any]:
     """The manifest's content in the shape a user writes it, without what is empty."""
-    settings = {name: getattr(manifest.settings, name) for name in SETTING_DEFAULTS}
+    settings = {name: getattr(manifest.settings, name) for name in API_DEFAULTS}
     data: dict[str, Any] = {
         "version": 1,
         "name": manifest.name,
@@ -89,7 +90,7 @@ def _data(manifest: Manifest) -> dict[str, Any]:
         "prompts": [_prompt(prompt) for prompt in manifest.prompts],
         "matrix": _matrix(manifest),
         "samples": manifest.samples,
-        "settings": {name: SETTING_DEFAULTS[name] if value is None else value for name, value in settings.items()},
+        "settings": {name: API_DEFAULTS[name] if value is None else value for name, value in settings.items()},
         "output": {"name": manifest.output.name or manifest.binding.name_source},
         "limits": manifest.limits.model_dump(exclude_none=True) or None,
         "budget": manifest.budget.model_dump() if manifest.budget else None,

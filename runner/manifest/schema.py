@@ -33,7 +33,6 @@ from runner.manifest.mappings import (
 )
 from runner.manifest.problems import Wrong, suggest
 from runner.manifest.values import (
-    API_FIELDS,
     Value,
     as_decimal,
     as_float,
@@ -360,16 +359,3 @@ def known_keys(path: Iterable[str | int]) -> list[str]:
     if keys[-1] == "settings":
         return list(PromptSettings.model_fields)
     return list((FilePrompt if "<file>" in keys else TextPrompt).model_fields)
-
-
-SETTING_DEFAULTS: dict[str, Value] = {
-    "size": "auto",
-    "quality": "auto",
-    "background": "auto",
-    "output_format": "png",
-    "output_compression": None,
-    "moderation": "auto",
-}
-"""What the API does when a setting is left out."""
-
-assert tuple(SETTING_DEFAULTS) == API_FIELDS[1:]

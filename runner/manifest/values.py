@@ -13,12 +13,10 @@ from decimal import Decimal, InvalidOperation
 from runner.manifest.naming import is_device_name, slug
 from runner.manifest.problems import Wrong, nearest, shown, suggest
 from runner.manifest.tree import Written
+from runner.tasks import REQUEST_FIELDS
 
 Value = str | int | bool | None
 """A matrix value or a variable. Numbers with a point stay the text that was written (None: output_compression)."""
-
-API_FIELDS = ("model", "size", "quality", "background", "output_format", "output_compression", "moderation")
-"""What a request has beside its prompt, in the order of `ImageRequest`; each may be an axis of the matrix."""
 
 _NAME_WORDS = frozenset({"prompt_id", "sample", "index", "key8", "edition", "text", "row"})
 _TEMPLATE_WORDS = frozenset(
@@ -124,7 +122,7 @@ def field_value(name: str, raw: object) -> Value:
         value = as_int(raw)
         assert isinstance(value, int)
         return value
-    if name in API_FIELDS:
+    if name in REQUEST_FIELDS:
         text = as_text(raw)
         assert isinstance(text, str)
         return text
@@ -151,8 +149,8 @@ def check_variable_name(name: str, *, axis: bool, at: tuple[str | int, ...] = ()
             at_key=True,
         )
     taken = name in _NAME_WORDS or name in _TEMPLATE_WORDS or name in _MATRIX_WORDS
-    if taken or (not axis and name in API_FIELDS):
-        where = "it is a setting: put it under `settings`" if name in API_FIELDS else "choose another name"
+    if taken or (not axis and name in REQUEST_FIELDS):
+        where = "it is a setting: put it under `settings`" if name in REQUEST_FIELDS else "choose another name"
         raise Wrong(f"the name {name!r} is taken", hint=where, path=path, at_key=True)
 
 
@@ -182,7 +180,7 @@ def unknown_key(key: str, known: list[str]) -> str:
 
 
 _ELSEWHERE = {
-    **{name: f"`{name}` goes under `settings` (one value) or `matrix` (several)" for name in API_FIELDS[1:]},
+    **{name: f"`{name}` goes under `settings` (one value) or `matrix` (several)" for name in REQUEST_FIELDS[1:]},
     "model": "`model` stands at the top level, under a prompt's `settings`, or in `matrix`",
     "usd": "write `budget: {usd: 5.00}`",
     "prompt": "write `prompts:` at the top level, and `text:` within a prompt",

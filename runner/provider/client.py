@@ -23,14 +23,13 @@ from runner.errors import InputError, Lost, ProviderError, Retryable, StopRun, U
 from runner.provider.decode import AnswerDecoder, BadAnswer, Envelope, Sink
 from runner.provider.translate import clean, date_of, error_of, heard
 from runner.rules.pacing import Heard
-from runner.tasks import ImageRequest
+from runner.tasks import API_DEFAULTS, ImageRequest
 
 MAX_ANSWER_BYTES = 512 << 20
 """A body longer than this is no image answer."""
 LEAST_KEY_CHARS = 12
 """What is shorter is a word that a simulator takes for a key, and no secret."""
 
-_DEFAULTS = {"size": "auto", "quality": "auto", "background": "auto", "output_format": "png", "moderation": "auto"}
 _NEVER_LEFT = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
@@ -150,10 +149,8 @@ class Client:
             Exception: whatever `sink.write` raises, as it is.
         """
         words: dict[str, Any] = {
-            name: value for name, default in _DEFAULTS.items() if (value := getattr(request, name)) != default
+            name: value for name, default in API_DEFAULTS.items() if (value := getattr(request, name)) != default
         }
-        if request.output_compression is not None:
-            words["output_compression"] = request.output_compression
         answer = _Answer()
         with self._keyless(), suppress(TimeoutError):
             with anyio.move_on_after(self._timeouts.total_s):

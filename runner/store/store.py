@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from runner.errors import StoreError
-from runner.store.verify import ImageFacts, ImageVerifier
+from runner.store.verify import BadImage, ImageFacts, ImageVerifier
 
 _BUFFER_BYTES = 1 << 20
 
@@ -305,8 +305,6 @@ class Store:
                 return None
 
     def _examine(self, path: Path) -> Sealed | None:
-        from runner.store.verify import BadImage
-
         digest, verifier, size = hashlib.sha256(), ImageVerifier(), 0
         with _explained(path):
             try:

@@ -230,6 +230,20 @@ async def test_only_what_differs_from_the_default_is_sent() -> None:
     assert f"authorization: bearer {KEY}" in server.heads[0].lower()
 
 
+@pytest.mark.parametrize(("provider", "told"), [("openai", True), ("cometapi", False)])
+async def test_an_organisation_is_told_to_openai_alone(
+    provider: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK would read it from the environment and send it to any server."""
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-mine")
+    async with recording(answer(IMAGE)) as server:
+        endpoint = Endpoint.checked(provider, server.base_url, KEY, insecure=False)
+        async with connect(endpoint, QUICK, connections=1) as client:
+            await ask_with(client)
+    assert ("org-of-mine" in server.heads[0], "project-of-mine" in server.heads[0]) == (told, told)
+
+
 async def test_every_parameter_that_was_chosen_is_sent() -> None:
     """In the API's own words, numbers as numbers, and text as it is."""
     settings: dict[str, Any] = {

@@ -185,7 +185,7 @@ class Bench:
     async def run(self, **settings: Any) -> Pool:
         """Run a pool to its end; the bench's parts are the pool's."""
         start = RunStart("openai", None, False, "host", 1, "0", "{}", "prices")
-        chosen = {"concurrency": 4, "provider": "openai", "simulated": False, "policy": self.policy, **settings}
+        chosen = {"concurrency": 4, "simulated": False, "policy": self.policy, **settings}
         quoter = planner.Quoter(catalog.load(), "openai", {MODEL: MODEL})
         self.provider.began_s = anyio.current_time()
         pool = Pool(

@@ -16,7 +16,6 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("manifest_path", sa.Text(), nullable=True),
         sa.Column("revision", sa.Integer(), nullable=False),
-        sa.Column("last_revision", sa.Integer(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=True),
         sa.Column("wanted", sa.Integer(), nullable=False),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),

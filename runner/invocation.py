@@ -114,7 +114,12 @@ def find_job(job: str | Path, ledger: Ledger) -> Job:
     """
     found = ledger.job(str(job))
     if found is None and Path(job).is_file():
-        found = ledger.job(manifests.load(Path(job), catalog=catalogs.load()).name)
+        path = str(Path(job).resolve())
+        run_from = [item for item in ledger.jobs() if item.manifest_path == path]
+        # One manifest can have been run under several names (--set name=...); then its own name decides.
+        found = (
+            run_from[0] if len(run_from) == 1 else ledger.job(manifests.load(Path(job), catalog=catalogs.load()).name)
+        )
     if found is None:
         names = ", ".join(item.name for item in ledger.jobs()[:10])
         raise InputError(

@@ -81,7 +81,7 @@ class Progress:
         self._spent, self._doubt = event.committed_microusd, 0
         for count, what in (
             (self._adopted, "images that an earlier run had received were taken over"),
-            (self._found, "requests of an earlier run are in doubt: possibly billed, they are made again"),
+            (self._found, "requests of an earlier run are in doubt: possibly billed"),
             (self._reused, "images were taken over from other jobs, free"),
         ):
             if count:

@@ -10,6 +10,7 @@ from runner.ledger.scratch import Scratch
 from runner.ledger.types import (
     Answer,
     Begin,
+    By,
     Cost,
     File,
     Job,
@@ -25,6 +26,7 @@ from runner.ledger.writer import Writer
 __all__ = [
     "Answer",
     "Begin",
+    "By",
     "Cost",
     "File",
     "Job",

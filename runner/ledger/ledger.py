@@ -17,7 +17,7 @@ from runner.ledger import attempts, enrol, queries
 from runner.ledger.database import Database, open_database
 from runner.ledger.lock import job_lock
 from runner.ledger.tables import metadata
-from runner.ledger.types import Answer, File, Job, Misplaced, Orphan, Reusable, RunStart, Spending, Todo
+from runner.ledger.types import Answer, By, File, Job, Misplaced, Orphan, Reusable, RunStart, Spending, Todo
 from runner.ledger.writer import Writer
 from runner.planner import CHUNK, Known, chunks
 from runner.tasks import Event, Status, Task, after
@@ -189,7 +189,7 @@ class Ledger:
         with self._database.read() as connection:
             return queries.requests(connection, run_id)
 
-    def costs(self, by: queries.By, job: Job | None) -> list[dict[str, Any]]:
+    def costs(self, by: By, job: Job | None) -> list[dict[str, Any]]:
         """Spending grouped by one thing."""
         with self._database.read() as connection:
             return queries.costs(connection, by, job)

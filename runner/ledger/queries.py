@@ -7,12 +7,12 @@ pages.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 
 from runner.ledger.tables import metadata
-from runner.ledger.types import Job, Orphan, Spending, Todo
+from runner.ledger.types import By, Job, Orphan, Spending, Todo
 from runner.tasks import REQUEST_FIELDS, ImageRequest, Status
 
 _jobs = metadata.tables["jobs"]
@@ -22,7 +22,6 @@ _tasks = metadata.tables["tasks"]
 _attempts = metadata.tables["attempts"]
 _assets = metadata.tables["assets"]
 
-By = Literal["job", "day", "model", "size", "quality"]
 DAY_MS = 86_400_000
 
 

@@ -6,9 +6,13 @@ Money is micro-dollars, times are milliseconds since 1970 (UTC).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from runner.errors import Usage
 from runner.tasks import ImageRequest
+
+By = Literal["job", "day", "model", "size", "quality"]
+"""What spending can be grouped by."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,9 @@ Owns the shape of `runner costs --json`.
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, Literal, get_args
+from typing import Any
 
-from runner.ledger import Job, Ledger
-
-By = Literal["job", "day", "model", "size", "quality"]
-DIMENSIONS: tuple[str, ...] = get_args(By)
+from runner.ledger import By, Job, Ledger
 
 
 def costs(ledger: Ledger, by: By, job: Job | None) -> list[dict[str, Any]]:

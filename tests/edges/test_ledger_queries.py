@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from runner.ledger import Answer, Cost, Job, Ledger, Spending, attempts, enrol, queries
+from runner.ledger import Answer, By, Cost, Job, Ledger, Spending, attempts, enrol, queries
 from runner.tasks import Event, Status
 from tests.edges.ledger_support import (
     ANSWER,
@@ -136,7 +136,7 @@ def _end(ledger: Ledger, task_id: int, attempt_id: int, ending: str, path: str) 
     return cost
 
 
-DIMENSIONS: dict[queries.By, Callable[[Made], str]] = {
+DIMENSIONS: dict[By, Callable[[Made], str]] = {
     "job": lambda each: each.job,
     "day": lambda each: each.day,
     "model": lambda each: each.model,
@@ -145,7 +145,7 @@ DIMENSIONS: dict[queries.By, Callable[[Made], str]] = {
 }
 
 
-def naive_costs(made: list[Made], by: queries.By) -> list[dict[str, Any]]:
+def naive_costs(made: list[Made], by: By) -> list[dict[str, Any]]:
     """The same figures by adding up one after the other."""
     groups: dict[tuple[str, bool], dict[str, Any]] = defaultdict(lambda: defaultdict(int))
     for each in made:
@@ -164,7 +164,7 @@ def naive_costs(made: list[Made], by: queries.By) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("by", DIMENSIONS)
-def test_costs_equal_a_naive_sum(ledger: Ledger, by: queries.By) -> None:
+def test_costs_equal_a_naive_sum(ledger: Ledger, by: By) -> None:
     """Law 6: every figure by every dimension, real and simulated apart, for all jobs and for one."""
     made = history(ledger)
     assert ledger.costs(by, None) == naive_costs(made, by)

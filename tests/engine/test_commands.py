@@ -267,6 +267,15 @@ def test_status_costs_and_export_tell_the_same(desk: Desk) -> None:
     assert f"{bill['cost_microusd'] / 1e6:g}" in desk.call("costs").out
 
 
+def test_a_job_is_found_by_the_path_that_it_was_run_from(desk: Desk) -> None:
+    """Looking takes no more than its path: the manifest may be broken since, or need a catalog of its own."""
+    path = desk.manifest("views", GOOD)
+    assert desk.run(path).code == 0
+    Path(path).write_text("prompts: [", "utf-8")
+    (status,) = desk.call("status", path, "--json").entries
+    assert (status["job"], status["done"]) == ("views", 2)
+
+
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_export_has_a_row_for_every_wanted_image(desk: Desk, form: str) -> None:
     """In the manifest's order, with file, hash, tokens and cost; `--to` writes the same to a file."""

@@ -84,6 +84,18 @@ class BudgetExceeded(RunnerError):
     exit_code = 5
 
 
+class TooManyFailures(RunnerError):
+    """So many requests brought no image that going on would waste the night: the run ended itself."""
+
+    exit_code = 4
+
+
+class TimeLimit(RunnerError):
+    """The time that this run was given is over."""
+
+    exit_code = 8
+
+
 class Locked(RunnerError):
     """Another run holds this job."""
 

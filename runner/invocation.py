@@ -20,6 +20,7 @@ from runner import planner
 from runner.catalog import Catalog, Provider
 from runner.errors import InputError
 from runner.planner import Plan
+from runner.rules.breaker import FailureLimit
 from runner.rules.budget import Budget, period_start
 from runner.rules.pacing import Gate
 from runner.rules.pricing import microusd, usd
@@ -40,6 +41,8 @@ class Options:
 
     `output` and `ledger` default to the environment's RUNNER_OUTPUT and RUNNER_LEDGER, then to `output` and to
     `ledger.sqlite3` in it. `budget_usd` replaces the manifest's `budget.usd`. `limit` is the most images of this run.
+    After `max_duration_s` seconds no further request leaves. `max_failures` None is the default of `rules.breaker`;
+    `FailureLimit()` bears everything.
     """
 
     provider: str | None = None
@@ -53,6 +56,8 @@ class Options:
     limit: int | None = None
     catalog: Path | None = None
     hold_doubt: bool = False
+    max_duration_s: float | None = None
+    max_failures: FailureLimit | None = None
 
     @property
     def output_folder(self) -> Path:

@@ -10,26 +10,28 @@ import random
 import signal
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
-from runner import __version__, planner
+from runner import __version__, limiter, planner
 from runner import manifest as manifests
 from runner.engine import events, recovery
 from runner.engine.attempt import Settings
 from runner.engine.events import Event, Listener, Summary
 from runner.engine.pool import Pool
 from runner.engine.stop import Stop
-from runner.errors import RunnerError
-from runner.invocation import Options, Request, budget_for, concurrency_for, make_plan, now
+from runner.errors import InputError, RunnerError, TimeLimit
+from runner.invocation import Options, Request, budget_for, concurrency_for, embeds, make_plan, now
 from runner.ledger import Job, Ledger, RunStart
 from runner.provider import Endpoint, Timeouts, connect
 from runner.report.lines import line
 from runner.report.summary import summarise
-from runner.rules.pacing import Pacer
+from runner.rules.breaker import Breaker, default_limit
+from runner.rules.pacing import Pace, Pacer
 from runner.rules.retry import Policy
 from runner.store import Store
 from runner.tasks import Status
@@ -64,10 +66,15 @@ class Session:
             RunnerError: it could not begin; nothing was sent.
         """
         started = time.monotonic()
-        manifest, ledger = self.request.manifest, self.ledger
-        store = Store(self.options.output_folder, manifest.name)
+        store = Store(self.options.output_folder, self.request.manifest.name)
         store.prepare()
-        job = await anyio.to_thread.run_sync(self._enrol)
+        # The ledger's lock is not enough: another ledger can be used with the same folder.
+        with store.lock(now=now()):
+            return await self._run(store, endpoint, started)
+
+    async def _run(self, store: Store, endpoint: Endpoint, started: float) -> Summary:
+        manifest, ledger = self.request.manifest, self.ledger
+        job = await anyio.to_thread.run_sync(self._enrol, store)
         start = RunStart(
             provider=endpoint.provider,
             base_url=endpoint.base_url,
@@ -88,20 +95,33 @@ class Session:
 
             error: RunnerError | None
             try:
-                error = await self._make(store, job, run_id, endpoint, emit)
+                error = await self._make(store, job, run_id, endpoint, emit, started)
             except RunnerError as failure:
                 error = failure
+            if log.problem is not None:
+                self.listener(events.Warned(f"the log of this run is not complete: {log.problem}"))
             summary = self._summary(job, run_id, store, error, time.monotonic() - started)
             with suppress(RunnerError):
                 ledger.end_run(run_id, exit_code=summary.exit_code, reason=summary.reason, now_ms=now_ms())
             emit(summary)
         return summary
 
-    def _enrol(self) -> Job:
-        """Check every task and put it on record, unless this very manifest was enrolled before."""
+    def _enrol(self, store: Store) -> Job:
+        """Check every task and put it on record, unless this very manifest was enrolled before.
+
+        Raises:
+            InputError: the manifest is not valid, or the job has run before and the ledger knows nothing of it.
+        """
         manifest, ledger = self.request.manifest, self.ledger
         digest = manifest.digest(simulated=self.request.simulated)
         known = ledger.job(manifest.name)
+        if known is None and store.has_run_logs():
+            raise InputError(
+                f"the job {manifest.name!r} has been run in {store.folder}, and the ledger {ledger.path} knows nothing "
+                "of it: to go on would pay for its images a second time",
+                hint="bring its ledger back or name it with --ledger; to begin anew, move that folder away, "
+                "or choose another --output or another `name`",
+            )
         if known is None or known.digest != digest:
             make_plan(self.request, ledger)
         self._same_manifest(known)
@@ -124,7 +144,7 @@ class Session:
             )
 
     async def _make(
-        self, store: Store, job: Job, run_id: int, endpoint: Endpoint, emit: Listener
+        self, store: Store, job: Job, run_id: int, endpoint: Endpoint, emit: Listener, started: float
     ) -> RunnerError | None:
         """Recover, reuse, and make what is left; what ended the run early, if anything did."""
         manifest, ledger = self.request.manifest, self.ledger
@@ -143,6 +163,7 @@ class Session:
         concurrency = concurrency_for(manifest, gates)
         budget = budget_for(self.request, self.options, ledger, job)
         statuses = ledger.statuses(job)
+        to_do = min(statuses[Status.PLANNED], self.options.limit or job.wanted)
         emit(
             events.RunBegan(
                 job=job.name,
@@ -151,7 +172,7 @@ class Session:
                 simulated=self.request.simulated,
                 wanted=job.wanted,
                 done=statuses[Status.DONE],
-                to_do=min(statuses[Status.PLANNED], self.options.limit or job.wanted),
+                to_do=to_do,
                 images_per_minute=gates["images"].per_minute if "images" in gates else None,
                 concurrency=concurrency,
                 cap_microusd=budget.cap_microusd,
@@ -160,45 +181,80 @@ class Session:
         )
         if statuses[Status.PLANNED] == 0:
             return None
-        retry, waits = manifest.retry, manifest.timeouts
-        timeouts = Timeouts(waits.connect_s, waits.first_byte_s, waits.stall_s, waits.total_s)
-        async with connect(endpoint, timeouts, connections=concurrency) as client:
-            pool = Pool(
-                ledger=ledger,
-                store=store,
-                job=job,
-                run_id=run_id,
-                client=client,
-                quoter=planner.Quoter(self.request.catalog, endpoint.provider, self.request.models.effective),
-                price_version=self.request.catalog.version,
-                pacer=Pacer(gates),
-                budget=budget,
-                settings=Settings(
-                    concurrency=concurrency,
-                    policy=Policy(
-                        attempts=retry.attempts,
-                        billed_attempts=retry.billed_attempts,
-                        rate_limited_attempts=retry.rate_limited_attempts,
-                        base_s=retry.base_s,
-                        max_s=retry.max_s,
+        with self._pace(Pacer(gates), endpoint, run_id, emit) as pacer:
+            async with connect(endpoint, self._timeouts(), connections=concurrency) as client:
+                pool = Pool(
+                    ledger=ledger,
+                    store=store,
+                    job=job,
+                    run_id=run_id,
+                    client=client,
+                    quoter=planner.Quoter(self.request.catalog, endpoint.provider, self.request.models.effective),
+                    price_version=self.request.catalog.version,
+                    pacer=pacer,
+                    budget=budget,
+                    breaker=Breaker(
+                        self.options.max_failures or default_limit(concurrency), to_do, manifest.retry.base_s
                     ),
-                    simulated=self.request.simulated,
-                    fallback_model=self.request.models.fallback,
-                    limit=self.options.limit,
-                    hold_doubt=self.options.hold_doubt,
-                ),
-                stop=self.stop,
-                emit=emit,
-                now=now,
-                jitter=random.random,
-            )
-            async with anyio.create_task_group() as group:
-                if self.handle_signals:
-                    group.start_soon(self._listen)
-                group.start_soon(_beat, emit)
-                await pool.run()
-                group.cancel_scope.cancel()
+                    settings=self._settings(concurrency),
+                    stop=self.stop,
+                    emit=emit,
+                    now=now,
+                    jitter=random.random,
+                )
+                await self._watch(pool, started, emit)
         return pool.error
+
+    async def _watch(self, pool: Pool, started: float, emit: Listener) -> None:
+        """Run the pool to its end, with an ear for signals and an eye on the clock."""
+        async with anyio.create_task_group() as group:
+            if self.handle_signals:
+                group.start_soon(self._listen)
+            group.start_soon(_beat, emit)
+            if self.options.max_duration_s is not None:
+                group.start_soon(_limit, pool, started, self.options.max_duration_s)
+            await pool.run()
+            group.cancel_scope.cancel()
+
+    def _timeouts(self) -> Timeouts:
+        waits = self.request.manifest.timeouts
+        return Timeouts(waits.connect_s, waits.first_byte_s, waits.stall_s, waits.total_s)
+
+    def _settings(self, concurrency: int) -> Settings:
+        retry = self.request.manifest.retry
+        return Settings(
+            concurrency=concurrency,
+            policy=Policy(
+                attempts=retry.attempts,
+                billed_attempts=retry.billed_attempts,
+                rate_limited_attempts=retry.rate_limited_attempts,
+                base_s=retry.base_s,
+                max_s=retry.max_s,
+            ),
+            simulated=self.request.simulated,
+            fallback_model=self.request.models.fallback,
+            limit=self.options.limit,
+            hold_doubt=self.options.hold_doubt,
+        )
+
+    @contextmanager
+    def _pace(self, own: Pacer, endpoint: Endpoint, run_id: int, emit: Listener) -> Iterator[Pace]:
+        """This run's pace, together with every other run that uses the same key on this machine."""
+        folder = limiter.default_folder()
+        if embeds(self.request.provider, self.options):
+            yield own  # a simulator that nobody else can reach
+            return
+        shared: limiter.SharedPacer | None = None
+        if folder is not None:
+            path = limiter.key_file(folder, endpoint.base_url, endpoint.api_key)
+            shared = limiter.SharedPacer(own, path, run=f"{os.getpid()}-{run_id}")
+        try:
+            if shared is None or not shared.is_shared:
+                emit(events.Warned(f"the pace of this key cannot be shared with other runs: {folder} cannot be used"))
+            yield shared or own
+        finally:
+            if shared is not None:
+                shared.close()
 
     async def _listen(self) -> None:
         """The first signal ends the run gently, whatever has asked for its end before; the second at once."""
@@ -223,6 +279,18 @@ class Session:
             elapsed_s=elapsed_s,
             images=str(store.output / store.images),
         )
+
+
+async def _limit(pool: Pool, started: float, duration_s: float) -> None:
+    """End the run gently when its time is over, counted from where it began."""
+    await anyio.sleep(max(0.0, duration_s - (time.monotonic() - started)))
+    pool.end(
+        TimeLimit(
+            f"the {duration_s:g} s of --max-duration are over",
+            hint="run it again to go on where it stopped",
+        ),
+        "time limit",
+    )
 
 
 async def _beat(emit: Listener) -> None:

@@ -5,6 +5,7 @@ Owns their names, help and parsing: the same word means the same on every comman
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,11 @@ import typer
 
 if TYPE_CHECKING:
     from runner.invocation import Options
+    from runner.rules.breaker import FailureLimit
+
+_TIME = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?", re.ASCII)
+_LONGEST_S = 366 * 86400
+_SHARE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(%?)", re.ASCII)
 
 Job = Annotated[str, typer.Argument(help="A manifest's path, or the name of a job that the ledger knows.")]
 OneJob = Annotated[str | None, typer.Argument(help="A job's name or its manifest's path; every job if left out.")]
@@ -49,6 +55,21 @@ Budget = Annotated[str | None, typer.Option("--budget", metavar="USD", help="The
 Limit = Annotated[
     int | None, typer.Option("--limit", metavar="N", min=1, help="Begin at most this many images in this run.")
 ]
+MaxDuration = Annotated[
+    str | None,
+    typer.Option(
+        "--max-duration", metavar="TIME", help="Send nothing more after this long, e.g. 90m or 7h30m (exit code 8)."
+    ),
+]
+MaxFailures = Annotated[
+    str | None,
+    typer.Option(
+        "--max-failures",
+        metavar="N|N%|none",
+        help="End the run after N requests in a row without an image, or when more than N% of its images fail "
+        "[default: 100, or 4 for each request in flight].",
+    ),
+]
 CatalogFile = Annotated[
     Path | None,
     typer.Option("--catalog", metavar="FILE", help="A YAML file of yours with prices, models or providers."),
@@ -70,6 +91,8 @@ def gather(
     limit: int | None = None,
     catalog: Path | None = None,
     hold_doubt: bool = False,
+    max_duration: str | None = None,
+    max_failures: str | None = None,
 ) -> Options:
     """The options of one invocation, for `runner.api`."""
     from runner.invocation import Options
@@ -86,6 +109,47 @@ def gather(
         limit=limit,
         catalog=catalog,
         hold_doubt=hold_doubt,
+        max_duration_s=_seconds(max_duration),
+        max_failures=_failures(max_failures),
+    )
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    word = text.strip().lower()
+    # A bare number is seconds, as for `timeout` and `sleep`.
+    parts = _TIME.fullmatch(word if word[-1:].isalpha() else f"{word}s")
+    seconds = 0.0
+    if parts is not None:
+        seconds = sum(
+            float(amount or 0) * unit for amount, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True)
+        )
+    if not 0 < seconds <= _LONGEST_S:
+        raise typer.BadParameter(f"{text!r} is not a time such as 45s, 90m or 7h30m", param_hint="--max-duration")
+    return seconds
+
+
+def _failures(text: str | None) -> FailureLimit | None:
+    from runner.rules.breaker import FailureLimit
+
+    if text is None:
+        return None
+    word = text.strip().lower()
+    if word == "none":
+        return FailureLimit()
+    parts = _SHARE.fullmatch(word)
+    if parts is not None:
+        amount, percent = float(parts[1]), parts[2] == "%"
+        if percent and amount <= 100:
+            return FailureLimit(share=amount / 100)
+        if not percent and 0 < amount < 1:
+            return FailureLimit(share=amount)
+        if not percent and amount >= 1 and amount.is_integer():
+            return FailureLimit(in_a_row=int(amount))
+    raise typer.BadParameter(
+        f"{text!r} is neither a number of failures in a row (20), nor a share of the run (5%), nor none",
+        param_hint="--max-failures",
     )
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 30.0
 RATE_WINDOW_S = 60.0
+LONG_WAIT_S = 5.0
+"""A wait of everyone's that is worth a word."""
 
 
 class Progress:
@@ -31,6 +33,7 @@ class Progress:
         self._made = self._bad = self._in_flight = 0
         self._spent = self._doubt = 0
         self._since = self._spoke = time.monotonic()
+        self._told_wait = -LINE_EVERY_S
         self._adopted = self._reused = self._found = 0
 
     def __call__(self, event: events.Event) -> None:
@@ -56,8 +59,10 @@ class Progress:
                     self._say(
                         f"{event.status}: {console.safe(event.name)}: {console.safe(event.message)} ({event.code})"
                     )
-            case events.Held() if event.wait_s >= 5:
-                self._say(f"the provider asks to wait {console.duration(event.wait_s)}: {console.safe(event.message)}")
+            case events.Held() if event.wait_s >= LONG_WAIT_S and time.monotonic() - self._told_wait >= LINE_EVERY_S:
+                self._told_wait = time.monotonic()
+                why = "the provider is failing, everyone waits" if event.outage else "the provider asks to wait"
+                self._say(f"{why} {console.duration(event.wait_s)}: {console.safe(event.message)}")
             case events.Warned():
                 self._say(f"{console.paint('warning:', 'yellow', sys.stderr)} {console.safe(event.message)}")
             case events.Stopping():
@@ -130,7 +135,9 @@ class Progress:
         if self._bad:
             parts.append(f"{self._bad} not made")
         left = began.to_do - self._made - self._bad
-        speed = min(per_minute, allowed) if allowed is not None and per_minute else (allowed or per_minute)
+        speed = min(per_minute, allowed) if allowed is not None and per_minute else per_minute
+        if not speed and now - self._since < RATE_WINDOW_S:
+            speed = allowed or 0.0  # nothing has come back yet; later, nothing coming back is no speed
         if left > 0 and speed:
             parts.append(f"{console.duration(left * 60.0 / speed)} left")
         return ", ".join(parts)
@@ -146,6 +153,56 @@ class Progress:
             self._bar.close()
             self._bar = None
         self._began = None
+
+
+class Checking:
+    """How far a check of files has come: the same bar, and the same line every so often elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: tqdm[Any] | None = None
+        self._job = ""
+        self._total = self._done = 0
+        self._spoke = time.monotonic()
+
+    def begin(self, job: str, files: int) -> None:
+        """So many files of a job are looked at next."""
+        self.end()
+        self._job, self._total, self._done = console.safe(job), files, 0
+        if files and not self._quiet and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=files,
+                desc=self._job[:24],
+                unit="file",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                leave=False,
+                bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {rate_fmt}, {remaining} left",
+                mininterval=0.1,
+            )
+
+    def step(self) -> None:
+        """One file was looked at."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update()
+        elif not self._quiet and time.monotonic() - self._spoke >= LINE_EVERY_S:
+            self._spoke = time.monotonic()
+            console.note(f"{self._job}: {self._done}/{self._total} files checked")
+
+    def out(self, text: str) -> None:
+        """A line of the result, past the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        console.raw(text + "\n")
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 class Warnings:

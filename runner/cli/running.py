@@ -57,6 +57,8 @@ def run(
     overrides: options.Set = None,
     budget: options.Budget = None,
     limit: options.Limit = None,
+    max_duration: options.MaxDuration = None,
+    max_failures: options.MaxFailures = None,
     catalog: options.CatalogFile = None,
     in_doubt: Annotated[
         InDoubt, typer.Option("--in-doubt", help="Try requests that may have been billed once more, or hold them.")
@@ -85,6 +87,8 @@ def run(
         limit=limit,
         catalog=catalog,
         hold_doubt=in_doubt is InDoubt.HOLD,
+        max_duration=max_duration,
+        max_failures=max_failures,
     )
     watching: Listener = Warnings() if quiet else Progress()
     listeners: list[Listener] = [watching, _print_line] if json else [watching]

@@ -34,8 +34,9 @@ from runner.planner import Quoter
 from runner.provider import Made
 from runner.provider.decode import Sink
 from runner.rules import pricing, retry
+from runner.rules.breaker import Breaker
 from runner.rules.budget import Budget, Reservation
-from runner.rules.pacing import Heard, Pacer
+from runner.rules.pacing import Heard, Pace
 from runner.store import BadImage, Partial, Sealed, Store
 from runner.tasks import Event, ImageRequest
 
@@ -87,8 +88,9 @@ class Shared:
     client: Generator
     quoter: Quoter
     price_version: str
-    pacer: Pacer
+    pacer: Pace
     budget: Budget
+    breaker: Breaker
     settings: Settings
     stop: Stop
     emit: events.Listener
@@ -152,10 +154,14 @@ class Attempt:
         """Send the request, and record whatever comes of it."""
         run = self._run
         request = self._todo.request
+        if run.stop.immediate:
+            await self._never_sent("interrupted", "stopped before this request left")
+            return None
         try:
             partial = run.store.partial(self._id)
         except StoreError as error:
-            await self._never_sent(error)
+            run.end(error, "failed")
+            await self._never_sent("store_failed", error.message)
             return None
         sink = _Sink(partial)
         failure: ProviderError | None = None
@@ -163,8 +169,6 @@ class Attempt:
         made: Made | None = None
         with anyio.CancelScope() as scope:
             run.scopes.add(scope)
-            if run.stop.immediate:
-                scope.cancel()
             try:
                 made = await run.client.generate(request, model=self._model, sink=sink, on_headers=self._heed)
             except ProviderError as error:
@@ -205,18 +209,15 @@ class Attempt:
             failure = Lost(reason, code="store_failed" if trouble else "interrupted")
         return await self._fail(failure, made.envelope.usage_json if made else None)
 
-    async def _never_sent(self, error: StoreError) -> None:
-        """There is no place to receive an image at, so none was asked for: the task stays planned, with no doubt."""
+    async def _never_sent(self, code: str, message: str) -> None:
+        """The request is on record and was not sent after all: the task stays planned, with no doubt."""
         run = self._run
-        run.end(error, "failed")
-        todo, answer = self._todo, Answer(error_code="store_failed", error_message=error.message)
+        todo, answer = self._todo, Answer(error_code=code, error_message=message)
         await run.writer.unsaved(
             self._id, Event.BACKOFF, task_id=todo.task_id, answer=answer, cost=None, now_ms=run.now_ms()
         )
         run.budget.settle(self._reservation, 0)
-        run.emit(
-            events.AttemptFailed(todo.name, self._id, "planned", "store_failed", error.message, None, None, 0, 0, None)
-        )
+        run.emit(events.AttemptFailed(todo.name, self._id, "planned", code, message, None, None, 0, 0, None))
 
     async def _keep(self, made: Made, sealed: Sealed) -> None:
         """The image is whole under its temporary name: record that, name it, record that, settle."""
@@ -242,6 +243,7 @@ class Attempt:
             now_ms=run.now_ms(),
         )
         run.pacer.speed_up()
+        run.breaker.image()
         run.emit(
             events.Saved(
                 todo.name,
@@ -266,13 +268,8 @@ class Attempt:
         else:
             tally = self._work.tally.plus(error)
             decision = retry.decide(error, tally, run.settings.policy, run.jitter())
-        # Before anything is awaited: what concerns everyone holds for the very next request.
-        if isinstance(error, RateLimited):
-            hold_s = decision.hold_s if isinstance(decision, retry.TryAgain) else 0.0
-            run.pacer.slow_down(anyio.current_time(), hold_s)
-            run.emit(events.Held(hold_s, error.message))
-        if isinstance(error, StopRun) and isinstance(decision, retry.Stop):
-            run.end(error, "provider")
+            # Before anything is awaited: what concerns everyone holds for the very next request.
+            self._concerns_everyone(error, decision)
         answer = Answer(
             error.request_id,
             error.http_status,
@@ -281,8 +278,8 @@ class Attempt:
             error.message,
         )
         usage = error.usage if isinstance(error, Unusable) else None
-        told = usage is not None and usage.is_told
-        doubtful = isinstance(error, Lost) or (isinstance(error, Unusable) and not told)
+        told = _is_told(error)
+        doubtful = isinstance(error, Lost | Unusable) and not told
         spent = self._cost(usage, usage_json) if told else None
         again = isinstance(decision, retry.TryAgain)
         if doubtful:
@@ -320,6 +317,27 @@ class Attempt:
         if again and isinstance(decision, retry.TryAgain):
             return Again(Work(todo, tally), decision.delay_s)
         return None
+
+    def _concerns_everyone(self, error: ProviderError, decision: retry.Decision) -> None:
+        """Slow down, wait or stop together, if this failure says so."""
+        run = self._run
+        if isinstance(error, StopRun):
+            run.end(error, "provider")
+            return
+        if run.stop.immediate:
+            return  # given up by a person: it says nothing of the provider
+        again = isinstance(decision, retry.TryAgain)
+        if isinstance(error, RateLimited):
+            hold_s = decision.hold_s if isinstance(decision, retry.TryAgain) else 0.0
+            run.pacer.slow_down(anyio.current_time(), hold_s)
+            run.emit(events.Held(hold_s, error.message))
+        doubtful = isinstance(error, Lost | Unusable) and not _is_told(error)
+        too_many = run.breaker.failure(error, final=not again or (doubtful and run.settings.hold_doubt))
+        if too_many is not None:
+            run.end(too_many, "too many failures")
+        elif (wait_s := run.breaker.wait_s(anyio.current_time(), run.jitter())) > 0:
+            run.pacer.hold(anyio.current_time(), wait_s)
+            run.emit(events.Held(wait_s, error.message, outage=True))
 
     def _take_fallback(self, gone: str, error: ModelGone) -> bool:
         """Ask the fallback from now on; whether there is one that was not asked this time."""
@@ -365,6 +383,11 @@ class _Sink:
         if self._bad is not None:
             raise self._bad
         return self._partial.seal()
+
+
+def _is_told(error: ProviderError) -> bool:
+    """Whether an answer without an image has said what it costs."""
+    return isinstance(error, Unusable) and error.usage is not None and error.usage.is_told
 
 
 def _event(decision: retry.Decision) -> tuple[Event, str]:

@@ -93,10 +93,11 @@ class AttemptFailed:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The provider said "slower": nobody leaves for a while."""
+    """Nobody leaves for a while: the provider said "slower", or (`outage`) it has been failing for everyone."""
 
     wait_s: float
     message: str
+    outage: bool = False
 
 
 @dataclass(frozen=True, slots=True)

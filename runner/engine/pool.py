@@ -22,8 +22,9 @@ from runner.errors import BudgetExceeded, RunnerError
 from runner.ledger import Job, Ledger, Todo
 from runner.planner import Quoter
 from runner.rules import pricing
+from runner.rules.breaker import Breaker
 from runner.rules.budget import Budget, Reservation
-from runner.rules.pacing import Pacer
+from runner.rules.pacing import Pace
 from runner.store import Store
 
 PAGE = 256
@@ -45,8 +46,9 @@ class Pool:
         client: Generator,
         quoter: Quoter,
         price_version: str,
-        pacer: Pacer,
+        pacer: Pace,
         budget: Budget,
+        breaker: Breaker,
         settings: Settings,
         stop: Stop,
         emit: events.Listener,
@@ -64,12 +66,13 @@ class Pool:
             price_version=price_version,
             pacer=pacer,
             budget=budget,
+            breaker=breaker,
             settings=settings,
             stop=stop,
             emit=emit,
             now=now,
             jitter=jitter,
-            end=self._end,
+            end=self.end,
         )
         self._in_flight = 0
         self._begun = 0
@@ -93,7 +96,7 @@ class Pool:
                         await self._feed(attempts.start_soon)
                     except RunnerError as error:
                         # Caught before the group wraps it; what is in flight goes on to its end.
-                        self._end(error, "failed")
+                        self.end(error, "failed")
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._shared.writer.close()
@@ -112,7 +115,7 @@ class Pool:
             try:
                 run.pacer.check(costs)
             except RunnerError as error:
-                self._end(error, "limits")
+                self.end(error, "limits")
                 return
             reservation = await self._reserve(quote.worst_microusd)
             if reservation is None:
@@ -174,7 +177,7 @@ class Pool:
                 return reservation
             if self._in_flight == 0:
                 cap, spent = budget.cap_microusd or 0, budget.committed_microusd
-                self._end(
+                self.end(
                     BudgetExceeded(
                         f"the next image may cost {pricing.usd(budget.price(worst_microusd))}, and "
                         f"{pricing.usd(spent)} of {pricing.usd(cap)} per {budget.per} are spent or in doubt",
@@ -188,15 +191,15 @@ class Pool:
 
     async def _may_leave(self, costs: Mapping[str, float]) -> bool:
         """Wait for the gates; False when the run was stopped meanwhile."""
-        at = self._shared.pacer.earliest(anyio.current_time())
+        pacer = self._shared.pacer
+        at = pacer.earliest(anyio.current_time())
         while not self._shared.stop.asked:
-            if anyio.current_time() < at:
-                await self._change(at)
-                # A hold may have come while this one waited.
-                at = self._shared.pacer.earliest(at)
-                continue
-            self._shared.pacer.book(at, costs)
-            return True
+            # A hold may have come while this one waited, or another run have taken the place.
+            later = pacer.claim(at, anyio.current_time(), costs)
+            if later is None:
+                return True
+            at = later
+            await self._change(at)
         return False
 
     async def _change(self, until: float | None) -> None:
@@ -216,15 +219,15 @@ class Pool:
                 heapq.heappush(self._waiting, (ready_at, next(self._order), again.work))
         except RunnerError as error:
             # The ledger or the disk failed: nothing further may leave.
-            self._end(error, "failed")
+            self.end(error, "failed")
         finally:
             self._in_flight -= 1
             self._changed.set()
 
     # -- stopping -------------------------------------------------------------------------------
 
-    def _end(self, error: RunnerError, reason: str) -> None:
-        """Stop the run for a reason of its own; the first one counts."""
+    def end(self, error: RunnerError, reason: str) -> None:
+        """Stop the run for a reason of its own, not a person's; the first one counts. What is in flight is finished."""
         if self.error is None:
             self.error = error
         self._shared.stop.ask(reason)

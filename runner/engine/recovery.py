@@ -20,7 +20,12 @@ _DIED = Answer(error_code="run_died", error_message="the run ended while this re
 
 
 def recover(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: int) -> None:
-    """Settle every attempt that a dead run left open, then remove its temporary files."""
+    """Settle every attempt, and every image with two names, that a dead run left; then remove its temporary files."""
+    for path, aside in store.doubled():
+        # It died while it made room: whichever of the two names is not on record is given up.
+        known = ledger.asset_at(path), ledger.asset_at(aside)
+        if None in known and known != (None, None):
+            store.release(path if known[0] is None else aside)
     while page := ledger.orphans(job, PAGE):
         for orphan in page:
             file = _rescued(ledger, store, orphan)

@@ -6,7 +6,7 @@ Owns the exit code's meaning (the table in `docs/design.md`).
 from __future__ import annotations
 
 from runner.engine.events import Summary
-from runner.errors import RunnerError
+from runner.errors import RunnerError, TimeLimit
 from runner.ledger import Job, Ledger
 from runner.tasks import Status
 
@@ -70,7 +70,8 @@ def summarise(
 
 
 def _ending(error: RunnerError | None, *, cut: bool, limited: bool, unfinished: int, bad: int) -> tuple[int, str]:
-    if error is not None:
+    # Time that was over when everything had been made, or was on its way, has stopped nothing.
+    if error is not None and not (isinstance(error, TimeLimit) and unfinished == 0):
         return error.exit_code, str(error)
     if cut:
         return INTERRUPTED, "interrupted: run it again to go on"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from runner.errors import InputError
 from runner.rules.retry import MAX_HOLD_S
@@ -47,6 +48,38 @@ class Heard:
     reset_s: float | None = None
 
 
+class Pace(Protocol):
+    """When requests of one key may leave; `Pacer` is one run's, `limiter.SharedPacer` that of all runs of a machine."""
+
+    def check(self, costs: Mapping[str, float]) -> None:
+        """Raise InputError for an amount that a gate can never hold."""
+        ...
+
+    def earliest(self, now: float) -> float:
+        """The first instant at which the next request may leave."""
+        ...
+
+    def claim(self, at: float, now: float, costs: Mapping[str, float]) -> float | None:
+        """Book one request if its instant has come by `now`; else the instant to wait for."""
+        ...
+
+    def hold(self, now: float, wait_s: float) -> None:
+        """Nobody leaves for `wait_s` seconds."""
+        ...
+
+    def slow_down(self, now: float, wait_s: float) -> None:
+        """A 429 came."""
+        ...
+
+    def speed_up(self) -> None:
+        """An image came back."""
+        ...
+
+    def heed(self, now: float, name: str, heard: Heard) -> None:
+        """Take over what the provider says of a gate."""
+        ...
+
+
 @dataclass(slots=True)
 class Pacer:
     """Every gate of one provider key. Bursts are as small as they can be: passages are spread evenly.
@@ -57,7 +90,7 @@ class Pacer:
     gates: dict[str, Gate]
     hold_until: float = 0.0
     pace: float = 1.0
-    _slowed_until: float = field(default=0.0, repr=False)
+    slowed_until: float = field(default=0.0, repr=False)
 
     def check(self, costs: Mapping[str, float]) -> None:
         """Raise InputError for an amount that a gate can never hold: waiting for it would be forever."""
@@ -85,15 +118,26 @@ class Pacer:
                 gate.book(at, amount, self.pace)
         return at
 
+    def claim(self, at: float, now: float, costs: Mapping[str, float]) -> float | None:
+        """Book one request at the first instant from `at` on, if that has come by `now`; else the instant to wait for.
+
+        The booking is at that instant, not at `now`, when the timer woke up: no rate is lost to a late loop.
+        """
+        found = self.earliest(at)
+        if found > now:
+            return found
+        self.book(found, costs)
+        return None
+
     def hold(self, now: float, wait_s: float) -> None:
         """Nobody leaves for `wait_s` seconds, at most MAX_HOLD_S: some gateways tell a reset as a Unix time."""
         self.hold_until = max(self.hold_until, now + min(wait_s, MAX_HOLD_S))
 
     def slow_down(self, now: float, wait_s: float) -> None:
         """A 429 came: hold everyone and lower the pace, once for all the answers of the same crowd."""
-        if now >= self._slowed_until:
+        if now >= self.slowed_until:
             self.pace = max(SLOWEST, self.pace * SLOW_DOWN)
-            self._slowed_until = now + max(wait_s, self._interval())
+            self.slowed_until = now + max(wait_s, self._interval())
         self.hold(now, wait_s)
 
     def speed_up(self) -> None:

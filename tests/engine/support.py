@@ -28,6 +28,7 @@ from runner.errors import Usage
 from runner.ledger import Job, Ledger, RunStart
 from runner.provider import Made
 from runner.provider.decode import Envelope, Sink
+from runner.rules.breaker import Breaker, FailureLimit
 from runner.rules.budget import Budget, Reservation
 from runner.rules.pacing import Heard, Pacer
 from runner.rules.retry import Policy
@@ -169,6 +170,7 @@ class Bench:
         self.budget = WatchedBudget(None)
         self.pacer = Pacer({})
         self.policy = Policy()
+        self.failures = FailureLimit()
         self.jitter = 0.5
         self.stop = Stop()
         self.events: list[events.Event] = []
@@ -198,6 +200,7 @@ class Bench:
             price_version="prices",
             pacer=self.pacer,
             budget=self.budget,
+            breaker=Breaker(self.failures, self.job.wanted, self.policy.base_s),
             settings=Settings(**chosen),
             stop=self.stop,
             emit=self._hear,

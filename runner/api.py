@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,13 +23,15 @@ from runner.invocation import Options
 from runner.planner import Plan
 
 if TYPE_CHECKING:
-    from runner.engine.events import Event, Listener, Summary
+    from runner.engine.events import Listener, Summary
     from runner.engine.stop import Stop
     from runner.manifest import Manifest
     from runner.tasks import Status
+    from runner.verification import Ask, Verdict
+    from runner.verification import Listener as VerifyListener
 
 
-__all__ = ["Options", "load", "manifest_path", "plan", "retry", "run", "simulator"]
+__all__ = ["Options", "load", "manifest_path", "plan", "retry", "run", "simulator", "verify"]
 
 _DEFAULT = Options()
 
@@ -53,7 +55,7 @@ def plan(job: str | Path, options: Options = _DEFAULT) -> Plan:  # frozen, so sh
     from runner.ledger import Ledger
 
     path = options.ledger_path
-    if not path.exists():
+    if not Ledger.exists(path):
         return invocation.plan_with_caps(invocation.prepare(job, options, None), options, None)
     with Ledger.open(path, create=False) as ledger:
         return invocation.plan_with_caps(invocation.prepare(job, options, ledger), options, ledger)
@@ -85,12 +87,13 @@ def run(
     from runner.provider import Endpoint
     from runner.session import Session
 
-    with Ledger.open(options.ledger_path, create=True) as ledger:
+    listener = listener or _ignore
+    with Ledger.open(options.ledger_path, create=True, on_wait=_teller(listener)) as ledger:
         request = invocation.prepare(job, options, ledger)
         own_simulator = invocation.embeds(request.provider, options)
         endpoint = None if own_simulator else invocation.endpoint(request.provider, options)
         with ledger.lock(request.manifest.name, now=invocation.now()):
-            session = Session(request, options, ledger, listener or _ignore, stop or Stop(), handle_signals)
+            session = Session(request, options, ledger, listener, stop or Stop(), handle_signals)
             if endpoint is not None:
                 return anyio.run(session.run, endpoint)
             with simulator() as base_url:
@@ -138,7 +141,7 @@ def manifest_path(job: str | Path, options: Options) -> Path:
     """
     from runner.ledger import Ledger
 
-    if Path(job).is_file() or not options.ledger_path.exists():
+    if Path(job).is_file() or not Ledger.exists(options.ledger_path):
         return invocation.find_manifest(job, None)
     with Ledger.open(options.ledger_path, create=False) as ledger:
         return invocation.find_manifest(job, ledger)
@@ -159,5 +162,57 @@ def retry(job: str | Path, options: Options, statuses: Sequence[Status], code: s
             return {status: ledger.retry(found, status, code) for status in statuses}
 
 
-def _ignore(_event: Event) -> None:
+def verify(
+    job: str | Path | None,
+    options: Options = _DEFAULT,  # frozen, so shared safely
+    *,
+    deep: bool = False,
+    repair: bool = False,
+    listener: VerifyListener | None = None,
+    ask: Ask | None = None,
+) -> Verdict:
+    """Hold every image of a job (of every job, with None) against the ledger: is it there, byte for byte?
+
+    `deep` decodes each image as well. `repair` puts back what lies elsewhere; what is lost for good is planned again
+    if `ask` says yes to its price, and never without `ask`.
+
+    Raises:
+        InputError: the ledger does not know the job, or its folder is not there at all and was to be repaired.
+        Locked: it was to be repaired, and a run holds the job.
+        LedgerError, StoreError: the ledger or the output folder cannot be used.
+    """
+    from runner.ledger import Ledger
+    from runner.verification import verify as examine
+
+    with Ledger.open(options.ledger_path, create=False) as ledger:
+        jobs = ledger.jobs() if job is None else [invocation.find_job(job, ledger)]
+        return examine(
+            ledger,
+            jobs,
+            options,
+            deep=deep,
+            repair=repair,
+            listener=listener or _ignore,
+            ask=ask or (lambda question: False),
+        )
+
+
+def _teller(listener: Listener) -> Callable[[float], None]:
+    """Tells a listener, from whichever thread waits, that the ledger is held by another process."""
+
+    def tell(_waited_s: float) -> None:
+        from anyio import from_thread
+
+        from runner.engine.events import Warned
+
+        warned = Warned("the ledger is held by another process: waiting for it")
+        try:
+            from_thread.run_sync(listener, warned)
+        except RuntimeError:
+            listener(warned)  # no event loop runs yet
+
+    return tell
+
+
+def _ignore(_event: object) -> None:
     return None

@@ -67,7 +67,7 @@ def _folder(folder: Path) -> Iterator[Check]:
 def _ledger(options: Options) -> Iterator[Check]:
     try:
         path = options.ledger_path
-        if not path.exists():
+        if not Ledger.exists(path):
             yield Check("ledger", "ok", f"none yet at {path}: the first run makes it")
             return
         with Ledger.open(path, create=False) as ledger:

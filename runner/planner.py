@@ -12,12 +12,15 @@ import itertools
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from runner.catalog import Catalog, Delivery, Prices
 from runner.errors import ManifestError, StopRun
 from runner.rules import pricing
 from runner.rules.pacing import Gate, Pacer
 from runner.tasks import ImageRequest, Origin, Status, Task
+
+T = TypeVar("T")
 
 CHUNK = 1000
 """Tasks looked up and recorded at a time."""
@@ -240,9 +243,9 @@ class Quoter:
                 self._effective[wanted] = model
 
 
-def chunks(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:
-    """`tasks` in lists of at most `size`, lazily."""
-    iterator = iter(tasks)
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """`items` in lists of at most `size`, lazily."""
+    iterator = iter(items)
     while chunk := list(itertools.islice(iterator, size)):
         yield chunk
 

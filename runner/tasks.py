@@ -49,6 +49,7 @@ class Event(StrEnum):
     EXPIRED = "expired"
     ADOPT = "adopt"
     RETRY = "retry"
+    GONE = "gone"
 
 
 TRANSITIONS: Mapping[tuple[Status, Event], Status] = {
@@ -68,6 +69,7 @@ TRANSITIONS: Mapping[tuple[Status, Event], Status] = {
     (Status.IN_DOUBT, Event.RETRY): Status.PLANNED,
     (Status.FAILED, Event.RETRY): Status.PLANNED,
     (Status.REFUSED, Event.RETRY): Status.PLANNED,
+    (Status.DONE, Event.GONE): Status.PLANNED,
 }
 
 

@@ -6,16 +6,24 @@ Owns the exit codes of what goes wrong outside a run, and the promise that a use
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
-from runner.cli import console, making, running, seeing
-from runner.errors import RunnerError
+from runner.cli import console, making, running, seeing, verifying
+from runner.errors import InputError, RunnerError
 
 INTERRUPTED = 130
+_SLIPS = frozenset([errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP])
+"""What the system says of a path that was typed wrong."""
+_MOST_SHOWN = 300
+_UsageError: Any = typer.BadParameter.__bases__[0].__bases__[0]
+"""The base of what is wrong with a command line: click's, which typer keeps in one place or another."""
 
 app = typer.Typer(
     name="runner",
@@ -32,6 +40,7 @@ app = typer.Typer(
 )
 running.register(app)
 seeing.register(app)
+verifying.register(app)
 making.register(app)
 
 
@@ -54,9 +63,15 @@ def run_app(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     try:
-        result = command.main(args=list(arguments), prog_name="runner", standalone_mode=True)
+        result = command.main(args=list(arguments), prog_name="runner", standalone_mode=False)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 1 if ended.code else 0
+    except _UsageError as error:
+        # It repeats what was typed, and that may be what a terminal would obey.
+        shown = io.StringIO()
+        error.show(shown)
+        console.note(console.safe(shown.getvalue().rstrip("\n"), keep_lines=True))
+        return int(error.exit_code)
     except RunnerError as error:
         _raise_if_debugging()
         console.fail(error, as_json="--json" in arguments)
@@ -68,16 +83,21 @@ def _run(arguments: Sequence[str]) -> int:
         raise
     except Exception as raised:
         _raise_if_debugging()
-        cause = _innermost(raised)
-        console.fail(
-            RunnerError(
-                f"unexpected error: {type(cause).__name__}: {cause}",
-                hint="what was done is on record and safe; RUNNER_DEBUG=1 shows where it happened",
-            ),
-            as_json="--json" in arguments,
-        )
-        return 1
+        told = _in_words(_innermost(raised))
+        console.fail(told, as_json="--json" in arguments)
+        return told.exit_code
     return result if isinstance(result, int) else 0
+
+
+def _in_words(cause: BaseException) -> RunnerError:
+    """What nobody has caught: a path that the system takes for none, or a fault of ours."""
+    if isinstance(cause, OSError) and cause.filename is not None:
+        kind = InputError if cause.errno in _SLIPS else RunnerError
+        return kind(f"{str(cause.filename)[:_MOST_SHOWN]}: {cause.strerror}", hint="check the path and its permissions")
+    return RunnerError(
+        f"unexpected error: {type(cause).__name__}: {cause}",
+        hint="what was done is on record and safe; RUNNER_DEBUG=1 shows where it happened",
+    )
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -212,6 +212,29 @@ def add_asset(
     )
 
 
+def gone(connection: sa.Connection, *, task_id: int, asset_id: int) -> None:
+    """The file of an asset is lost: its task is planned again. What was paid for it stays on record.
+
+    Raises:
+        LedgerError: the task is not done, or that is not its asset.
+    """
+    move(connection, task_id, Status.DONE, Event.GONE)
+    mine = sa.and_(_assets.c.id == asset_id, _assets.c.task_id == task_id)
+    asset = connection.execute(sa.select(_assets.c.attempt_id, _assets.c.reused_from).where(mine)).first()
+    if asset is None:
+        raise LedgerError(f"asset {asset_id} is not that of task {task_id}")
+    others = sa.and_(_assets.c.reused_from == asset_id, _assets.c.id != asset_id)
+    oldest = connection.scalar(sa.select(sa.func.min(_assets.c.id)).where(others))
+    if oldest is not None:
+        # What was taken over from it stays taken over, and what that saved can still be told: from where it was taken
+        # over itself, or else the oldest of them stands for it, with the attempt that paid.
+        heir = asset.reused_from if asset.reused_from not in (None, asset_id) else oldest
+        if heir == oldest:
+            connection.execute(sa.update(_assets).where(_assets.c.id == heir).values(attempt_id=asset.attempt_id))
+        connection.execute(sa.update(_assets).where(others).values(reused_from=heir))
+    connection.execute(sa.delete(_assets).where(mine))
+
+
 def asset_moved(connection: sa.Connection, asset_id: int, path: str) -> None:
     """An asset lies elsewhere now; its bytes are the same."""
     _vacate(connection, path, but=asset_id)

@@ -1,41 +1,100 @@
-"""Opens the ledger's database: connections, pragmas, migrations, and errors in words that a user can act on.
+"""Opens the ledger's database: connections, pragmas, migrations, waiting, and errors in words to act on.
 
-Owns everything that is particular to SQLite, the translation of SQLAlchemy's exceptions, and the schema's version.
-Refuses to know what is in the tables.
+Owns everything that is particular to SQLite, and the translation of SQLAlchemy's exceptions. `soundness` judges what is
+found; this module refuses to know what is in the tables.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib.resources
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import resource
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
 from runner.errors import InputError, LedgerError
+from runner.ledger import soundness
+from runner.ledger.soundness import HEAD
 
-HEAD = "0001"
-"""The schema's version that this code reads and writes: the newest of `migrations/versions`."""
-BUSY_TIMEOUT_S = 300
-_OURS = {"alembic_version", "jobs", "tasks", "attempts"}
-"""By these a ledger is told from the database of another program, which may use Alembic as well."""
+__all__ = ["HEAD", "WAIT_S", "Database", "Patience", "locate", "open_database", "rules", "translated"]
+
+T = TypeVar("T")
+WAIT_S = 60.0
+"""How long a ledger is waited for that another process holds."""
+TELL_S = 2.0
+"""A wait longer than this is told."""
+_AGAIN_S = 2.0
+"""How long is waited after a wait that was in vain: many changes of one run must not each wait their fill."""
+_SLICE_S = 0.5
+_SPARE_BYTES = 1 << 20
+
+_Mode = Literal["rwc", "rw", "ro", "immutable"]
+"""How a connection opens the file: `rwc` makes it, `immutable` reads it where nothing can be made beside it."""
+
+
+class Patience:
+    """Waits while another process holds the ledger; `on_wait` is told once in each long wait, with its seconds so far.
+
+    `on_wait` is called in whichever thread waits.
+    """
+
+    def __init__(self, on_wait: Callable[[float], None] | None = None, *, wait_s: float | None = None) -> None:
+        self._on_wait = on_wait
+        self._wait_s = WAIT_S if wait_s is None else wait_s
+        self._in_vain = False
+
+    @property
+    def wait_s(self) -> float:
+        """The longest wait from here on."""
+        return min(self._wait_s, _AGAIN_S) if self._in_vain else self._wait_s
+
+    def attempt(self, call: Callable[[], T]) -> T:
+        """Call until it is not refused for a lock; the last refusal is raised."""
+        began, told, limit_s = time.monotonic(), False, self.wait_s
+        while True:
+            try:
+                result = call()
+            except (sqlite3.OperationalError, exc.OperationalError) as error:
+                if "locked" not in str(error):
+                    raise
+                waited_s = time.monotonic() - began
+                if waited_s >= limit_s:
+                    self._in_vain = True
+                    raise
+                if waited_s >= TELL_S and not told and self._on_wait is not None:
+                    told = True
+                    self._on_wait(waited_s)
+                # Some refusals come at once, whatever SQLite was told to wait.
+                time.sleep(min(0.02, limit_s))
+            else:
+                self._in_vain = False
+                return result
 
 
 class Database:
     """One ledger: `write()` is a transaction that holds the write lock from its start, `read()` one that never does."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: Patience, *, writer: _Mode = "rw", reader: _Mode = "rw") -> None:
         self.path = path
-        self._writer = _engine(path, "BEGIN IMMEDIATE")
-        self._reader = _engine(path, "BEGIN")
+        self._writer = _engine(path, "BEGIN IMMEDIATE", patience, writer)
+        self._reader = _engine(path, "BEGIN", patience, reader)
+        self._inode: tuple[int, int] | None = None
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A read-write transaction: committed at the end of the block, rolled back by an exception."""
         with translated(self.path), self._writer.begin() as connection:
+            self._still_there()
             yield connection
 
     @contextmanager
@@ -46,8 +105,24 @@ class Database:
 
     def close(self) -> None:
         """Give every connection back."""
-        self._writer.dispose()
+        # The writer last: whoever closes last brings the log's changes into the ledger's file, if it may write.
         self._reader.dispose()
+        self._writer.dispose()
+
+    def _still_there(self) -> None:
+        """What is written to a file that was removed or replaced is lost with it."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            found = None
+        inode = (found.st_dev, found.st_ino) if found else None
+        if self._inode is None:
+            self._inode = inode
+        if inode is None or inode != self._inode:
+            raise LedgerError(
+                f"the ledger {self.path} was removed or replaced while it was in use",
+                hint="put it back, then run again: what was recorded until then is in it",
+            )
 
 
 def locate(ledger: str | None, output: Path) -> Path:
@@ -66,27 +141,39 @@ def locate(ledger: str | None, output: Path) -> Path:
     return Path(ledger)
 
 
-def open_database(path: Path, *, create: bool) -> Database:
-    """Open the ledger at `path`, bringing its schema up to date.
+def open_database(path: Path, *, create: bool, on_wait: Callable[[float], None] | None = None) -> Database:
+    """Open the ledger at `path`, bringing its schema up to date. Until it has proved sound, nothing of it is changed.
+
+    Without `create` it is opened to look at, and can then be one that cannot be written. `on_wait` is told when another
+    process has held it for more than `TELL_S`, with the seconds so far.
 
     Raises:
-        InputError: there is none and `create` is False.
+        InputError: there is none, or an empty one, and `create` is False.
         LedgerError: not a ledger, from a newer version, damaged, locked, or not writable.
     """
-    if not path.exists():
-        if not create:
-            raise InputError(
-                f"there is no ledger at {path}",
-                hint="nothing has been run here yet: start with `runner run JOB`, or name the folder with --output",
-            )
+    patience = Patience(on_wait)
+    there = soundness.look_at_file(path)
+    if not there and not create:
+        raise InputError(
+            f"there is no ledger at {path}",
+            hint="nothing has been run here yet: start with `runner run JOB`, or name the folder with --output",
+        )
+    if not there:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LedgerError(
                 f"cannot make the ledger's folder {path.parent}: {error.strerror}", hint="name another with --ledger"
             ) from None
-    found = _look(path)
-    database = Database(path)
+    found, seen_as = _look(path, patience, thorough=create) if there else (None, "rw")
+    if found is None and not create:
+        raise InputError(
+            f"the ledger {path} is empty",
+            hint="no run has put anything on record in it: start with `runner run JOB`, or name another with --ledger",
+        )
+    # A command that only looks leaves a log where it is, for a run to bring in.
+    reader: _Mode = "rw" if create or seen_as == "rw" else seen_as
+    database = Database(path, patience, writer="rw" if there else "rwc", reader=reader)
     try:
         if found != HEAD:
             _migrate(database, found)
@@ -96,30 +183,54 @@ def open_database(path: Path, *, create: bool) -> Database:
     return database
 
 
-def _look(path: Path) -> str | None:
-    """The schema's version, found without changing anything: switching to WAL would rewrite a stranger's file."""
-    engine = _engine(path, "BEGIN", wal=False)
+def _look(path: Path, patience: Patience, *, thorough: bool) -> tuple[str | None, _Mode]:
+    """The schema's version and how the file could be read, found without changing anything."""
+    mode = _gentle(path)
+    while True:
+        engine = _engine(path, "BEGIN", patience, mode)
+        try:
+            with translated(path), engine.begin() as connection:
+                found = soundness.version(connection, path)
+                soundness.whole(connection, path, thorough=thorough)
+                if mode == "ro":
+                    _belongs(connection, path, patience)
+                return found, _lasting(path, mode)
+        except LedgerError:
+            # Another process began to write after `_gentle` had looked: what was seen may be half of a change.
+            if mode != "immutable" or _gentle(path) == "immutable":
+                raise
+            mode = _gentle(path)
+        finally:
+            engine.dispose()
+
+
+def _belongs(connection: sa.Connection, path: Path, patience: Patience) -> None:
+    engine = _engine(path, "BEGIN", patience, "immutable")
     try:
-        with translated(path), engine.begin() as connection:
-            return _version(connection, path)
+        with engine.begin() as alone:
+            soundness.belongs(connection, alone, path)
+    except exc.DBAPIError:
+        return  # It cannot be read without its log.
     finally:
         engine.dispose()
 
 
-def _version(connection: sa.Connection, path: Path) -> str | None:
-    """The schema's version, None for an empty database."""
-    tables = set(sa.inspect(connection).get_table_names())
-    if not tables:
-        return None
-    if not tables >= _OURS:
-        raise LedgerError(f"{path} is a database of something else, not a ledger", hint="name another with --ledger")
-    found = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-    if found is not None and str(found) > HEAD:
-        raise LedgerError(
-            f"{path} was written by a newer version of runner (schema {found}, this one knows {HEAD})",
-            hint="upgrade runner; nothing was changed",
-        )
-    return None if found is None else str(found)
+def _gentle(path: Path) -> _Mode:
+    """How to look without leaving a trace: neither bringing a log into the file nor making one."""
+    if soundness.wal_bytes(path):
+        return "ro"
+    with suppress(OSError):
+        if soundness.beside(path, "-journal").stat().st_size:
+            # Left by a process that died half way; only what may write can undo that half.
+            return "rw"
+    return "immutable"
+
+
+def _lasting(path: Path, mode: _Mode) -> _Mode:
+    """How to read for as long as a command takes, from how it was looked at."""
+    if mode == "immutable" and os.access(path.parent, os.W_OK):
+        return "rw"
+    return mode
 
 
 def _migrate(database: Database, found: str | None) -> None:
@@ -131,7 +242,7 @@ def _migrate(database: Database, found: str | None) -> None:
         database.write() as connection,
     ):
         # Another process may have migrated while this one waited for the write lock.
-        if _version(connection, database.path) != found:
+        if soundness.version(connection, database.path) != found:
             return
         config = Config()
         config.set_main_option("script_location", str(scripts).replace("%", "%%"))
@@ -139,10 +250,12 @@ def _migrate(database: Database, found: str | None) -> None:
         command.upgrade(config, "head")
 
 
-def _engine(path: Path, begin: str, *, wal: bool = True) -> sa.Engine:
+def _engine(path: Path, begin: str, patience: Patience, mode: _Mode) -> sa.Engine:
+    options = "mode=ro&immutable=1" if mode == "immutable" else f"mode={mode}"
+    uri = f"file:{quote(os.fspath(path.absolute()), errors='surrogateescape')}?{options}"
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)),
-        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+        creator=lambda: sqlite3.connect(uri, uri=True, timeout=_SLICE_S, check_same_thread=False),
     )
 
     @sa.event.listens_for(engine, "connect")
@@ -150,15 +263,35 @@ def _engine(path: Path, begin: str, *, wal: bool = True) -> sa.Engine:
         # SQLAlchemy, not the driver, says when a transaction begins.
         connection.isolation_level = None
         cursor = connection.cursor()
-        if wal:
-            cursor.execute("PRAGMA journal_mode = WAL")
+        if begin == "BEGIN IMMEDIATE":
+            patience.attempt(lambda: cursor.execute("PRAGMA journal_mode = WAL").fetchall())
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
     @sa.event.listens_for(engine, "begin")
     def on_begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(begin)
+        driver = connection.connection.driver_connection
+        cursor = connection.connection.cursor()
+
+        def attempt() -> None:
+            cursor.execute(begin)
+            try:
+                # The snapshot is taken by the first read, and that is what may have to wait.
+                cursor.execute("PRAGMA schema_version").fetchall()
+            except sqlite3.Error:
+                if isinstance(driver, sqlite3.Connection) and driver.in_transaction:
+                    cursor.execute("ROLLBACK")
+                raise
+
+        try:
+            cursor.execute(f"PRAGMA busy_timeout = {round(min(_SLICE_S, patience.wait_s) * 1000)}")
+            patience.attempt(attempt)
+            cursor.execute(f"PRAGMA busy_timeout = {round(patience.wait_s * 1000)}")
+        except sqlite3.Error as error:
+            raise exc.OperationalError(begin, None, error) from error
+        finally:
+            cursor.close()
 
     return engine
 
@@ -182,15 +315,45 @@ def rules(path: Path) -> Iterator[None]:
         raise LedgerError(f"the ledger {path} refused a change that breaks its rules: {error.orig}") from error
 
 
+_FULL = ("cannot grow: the disk is full", "make space, then run again: it goes on where it stopped")
+_DAMAGED = ("is damaged", "keep the file, and restore it from a copy: nothing was overwritten")
+_SIGNS: tuple[tuple[str, tuple[str, str]], ...] = (
+    ("locked", ("is held by another process", "wait for it to end, then run again: nothing is lost")),
+    ("is full", _FULL),
+    ("readonly", ("cannot be written", "check the permissions of the file and of its folder")),
+    ("unable to open", ("cannot be opened", "check the path, and the permissions of the file and of its folder")),
+    ("malformed", _DAMAGED),
+    ("Could not decode", _DAMAGED),
+    ("not a database", ("is not a ledger", "name another with --ledger: nothing was overwritten")),
+)
+
+
 def _explain(path: Path, reason: str) -> LedgerError:
-    for sign, message, hint in (
-        ("locked", "is held by another process", "wait for it to end, then run again: nothing is lost"),
-        ("full", "cannot grow: the disk is full", "make space, then run again: it goes on where it stopped"),
-        ("readonly", "cannot be written", "check the permissions of the file and of its folder"),
-        ("unable to open", "cannot be opened", "check the path and the permissions of its folder"),
-        ("malformed", "is damaged", "keep the file, and restore it from a copy: nothing was overwritten"),
-        ("not a database", "is not a ledger", "name another with --ledger: nothing was overwritten"),
-    ):
-        if sign in reason:
-            return LedgerError(f"the ledger {path} {message} ({reason})", hint=hint)
-    return LedgerError(f"the ledger {path} failed: {reason}")
+    told = next((words for sign, words in _SIGNS if sign in reason), None)
+    if told is None and "disk I/O" in reason:
+        told = _io_failure(path)
+    if told is None:
+        told = ("failed", "the file may be damaged: keep it; `runner doctor` checks it")
+    message, hint = told
+    return LedgerError(f"the ledger {path} {message} ({reason})", hint=hint)
+
+
+def _io_failure(path: Path) -> tuple[str, str]:
+    """SQLite has one word for everything that the system refuses; what it was can be seen from outside."""
+    sizes = [0]
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(OSError):
+            sizes.append(soundness.beside(path, suffix).stat().st_size)
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and max(sizes) + _SPARE_BYTES > limit:
+        return (
+            f"cannot grow: a file of this process may not be larger than {limit} bytes",
+            "raise that limit (`ulimit -f`), then run again: it goes on where it stopped",
+        )
+    try:
+        free_bytes = shutil.disk_usage(path.parent).free
+    except OSError as error:
+        free_bytes = 0 if error.errno == errno.ENOSPC else _SPARE_BYTES
+    if free_bytes < _SPARE_BYTES:
+        return _FULL
+    return ("cannot be read or written", "check the disk, its quota and the system's log, then run again")

@@ -6,18 +6,33 @@ Owns the life of an open ledger and of its runs, and hands out reads as values. 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from runner.ledger import attempts, enrol, queries
+from runner.ledger import attempts, audit, enrol, queries
 from runner.ledger.database import Database, open_database
 from runner.ledger.lock import job_lock
+from runner.ledger.soundness import look_at_file
 from runner.ledger.tables import metadata
-from runner.ledger.types import Answer, By, File, Job, Misplaced, Orphan, Reusable, RunStart, Spending, Todo
+from runner.ledger.types import (
+    Answer,
+    By,
+    Contradiction,
+    File,
+    Job,
+    Misplaced,
+    Orphan,
+    Paid,
+    Recorded,
+    Reusable,
+    RunStart,
+    Spending,
+    Todo,
+)
 from runner.ledger.writer import Writer
 from runner.planner import CHUNK, Known, chunks
 from runner.tasks import Event, Status, Task, after
@@ -33,9 +48,18 @@ class Ledger:
         self._database = database
 
     @classmethod
-    def open(cls, path: Path, *, create: bool) -> Ledger:
-        """Open the ledger at `path`; see `database.open_database` for what can go wrong."""
-        return cls(open_database(path, create=create))
+    def open(cls, path: Path, *, create: bool, on_wait: Callable[[float], None] | None = None) -> Ledger:
+        """Open the ledger at `path`; see `database.open_database` for what can go wrong, and what `on_wait` is told."""
+        return cls(open_database(path, create=create, on_wait=on_wait))
+
+    @staticmethod
+    def exists(path: Path) -> bool:
+        """Whether anything that may be a ledger lies at `path`.
+
+        Raises:
+            LedgerError: something lies there that cannot be one, or it cannot be seen.
+        """
+        return look_at_file(path)
 
     @property
     def path(self) -> Path:
@@ -210,14 +234,60 @@ class Ledger:
         with self._database.read() as connection:
             yield queries.export(connection, job)
 
-    def check(self) -> list[str]:
-        """What SQLite's own integrity and foreign key checks complain of."""
+    def check(self, *, deep: bool = False) -> list[str]:
+        """What SQLite's own integrity and foreign key checks complain of; `deep` looks at the indices as well."""
+        pragma = sa.text("PRAGMA integrity_check" if deep else "PRAGMA quick_check")
         with self._database.read() as connection:
-            integrity = [str(row[0]) for row in connection.execute(sa.text("PRAGMA quick_check"))]
+            integrity = [str(row[0]) for row in connection.execute(pragma)]
             foreign = [
                 f"broken reference in {row[0]}" for row in connection.execute(sa.text("PRAGMA foreign_key_check"))
             ]
         return [line for line in integrity if line != "ok"] + foreign
+
+    # -- what is on record of assets, for whoever looks at their files ---------------------------
+
+    def totals(self, job: Job) -> tuple[int, int]:
+        """How many assets a job has on record, and their bytes; also those that it no longer wants."""
+        with self._database.read() as connection:
+            return audit.totals(connection, job.id)
+
+    def assets(self, job: Job) -> Iterator[Recorded]:
+        """Every asset of a job, read in pages; also those that it no longer wants."""
+        last = 0
+        while True:
+            with self._database.read() as connection:
+                page = audit.assets(connection, last, CHUNK)
+            if not page:
+                return
+            last = page[-1].asset_id
+            yield from (item for item in page if item.job == job.name)
+
+    def assets_of(self, asset_ids: Sequence[int]) -> list[Recorded]:
+        """These assets (at most CHUNK), as far as they are still on record."""
+        with self._database.read() as connection:
+            return audit.assets_of(connection, asset_ids)
+
+    @contextmanager
+    def same_bytes(self, digests: Sequence[str]) -> Iterator[Iterator[Recorded]]:
+        """A stream of the assets of any job with one of these hashes (at most CHUNK of them)."""
+        with self._database.read() as connection:
+            yield audit.same_bytes(connection, digests)
+
+    def recorded(self, job: Job, paths: Sequence[str]) -> set[str]:
+        """Those of these paths (at most CHUNK) at which an asset is, or is about to be, on record."""
+        with self._database.read() as connection:
+            return audit.recorded(connection, job.id, paths)
+
+    def paid(self, asset_ids: Sequence[int]) -> list[Paid]:
+        """What these assets (at most CHUNK) were asked for and have cost."""
+        with self._database.read() as connection:
+            return audit.paid(connection, asset_ids)
+
+    @contextmanager
+    def contradictions(self, job: Job) -> Iterator[Iterator[Contradiction]]:
+        """A stream of what cannot all be true of a job; one snapshot for the whole block."""
+        with self._database.read() as connection:
+            yield audit.contradictions(connection, job)
 
     # -- what recovery finds --------------------------------------------------------------------
 
@@ -269,3 +339,9 @@ class Ledger:
             change = change.where(_tasks.c.error_code == code)
         with self._database.write() as connection:
             return connection.execute(change.values(status=after(status, Event.RETRY))).rowcount
+
+    def gone(self, lost: Sequence[Recorded]) -> None:
+        """The files of these assets are lost: their tasks are planned again, all of them or none."""
+        with self._database.write() as connection:
+            for item in lost:
+                attempts.gone(connection, task_id=item.task_id, asset_id=item.asset_id)

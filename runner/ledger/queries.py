@@ -56,7 +56,7 @@ def reused(connection: sa.Connection, job: Job) -> int:
 def todo(connection: sa.Connection, job: Job, after_position: int, limit: int) -> list[Todo]:
     """The next planned tasks in the manifest's order, from after `after_position`."""
     rows = connection.execute(
-        _with_request()
+        with_request()
         .where(
             _tasks.c.job_id == job.id,
             _tasks.c.revision == job.revision,
@@ -66,13 +66,13 @@ def todo(connection: sa.Connection, job: Job, after_position: int, limit: int) -
         .order_by(_tasks.c.position)
         .limit(limit)
     )
-    return [Todo(row.id, row.position, row.key, row.prompt_id, row.sample, _request(row), row.name) for row in rows]
+    return [Todo(row.id, row.position, row.key, row.prompt_id, row.sample, request_of(row), row.name) for row in rows]
 
 
 def orphans(connection: sa.Connection, job: Job, limit: int) -> list[Orphan]:
     """Tasks that a dead run left running: the caller holds the job's lock, so nobody works on them."""
     rows = connection.execute(
-        _with_request()
+        with_request()
         .add_columns(
             _attempts.c.id.label("attempt_id"),
             _attempts.c.model.label("asked_model"),
@@ -91,7 +91,7 @@ def orphans(connection: sa.Connection, job: Job, limit: int) -> list[Orphan]:
         Orphan(
             row.id,
             row.name,
-            _request(row),
+            request_of(row),
             row.attempt_id,
             row.asked_model,
             row.simulated,
@@ -317,7 +317,8 @@ def requests(connection: sa.Connection, run_id: int) -> tuple[int, int]:
     return int(count), int(images)
 
 
-def _with_request() -> sa.Select[Any]:
+def with_request() -> sa.Select[Any]:
+    """Tasks with the columns that `request_of` needs."""
     return sa.select(
         _tasks.c.id,
         _tasks.c.position,
@@ -330,7 +331,8 @@ def _with_request() -> sa.Select[Any]:
     ).join(_prompts, _prompts.c.id == _tasks.c.prompt_row)
 
 
-def _request(row: sa.Row[Any]) -> ImageRequest:
+def request_of(row: sa.Row[Any]) -> ImageRequest:
+    """What a task asks for, from a row of `with_request`."""
     return ImageRequest(prompt=row.text, **{name: getattr(row, name) for name in REQUEST_FIELDS})
 
 

@@ -155,7 +155,8 @@ class AttemptRow(SQLModel, table=True):
 class AssetRow(SQLModel, table=True):
     """The image file of a task that is done. `path` is relative to the output folder.
 
-    `reused_from` names the asset whose bytes were taken over without a request.
+    `reused_from` names the asset whose bytes were taken over without a request: itself, once that one is gone, and then
+    `attempt_id` is the one that paid for it.
     """
 
     __tablename__ = "assets"

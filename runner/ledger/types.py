@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from runner.errors import Usage
-from runner.tasks import ImageRequest
+from runner.tasks import ImageRequest, Status
 
 By = Literal["job", "day", "model", "size", "quality"]
 """What spending can be grouped by."""
@@ -138,6 +138,39 @@ class Misplaced:
     name: str
     asset_id: int
     file: File
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An asset with the task that it is of. `wanted` is whether the job still wants that; `name` is the task's."""
+
+    asset_id: int
+    task_id: int
+    job: str
+    name: str
+    status: Status
+    wanted: bool
+    file: File
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """What an asset's image was asked for, and what that cost, whichever job paid; None where that is not known."""
+
+    asset_id: int
+    request: ImageRequest
+    simulated: bool
+    cost_microusd: int | None
+    reserved_microusd: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Two things on record that cannot both be true. `name` is the task's, where it is about one."""
+
+    job: str
+    name: str | None
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,10 @@
 """How PNG, JPEG, WebP and GIF files are built: what must be where for an image to be whole.
 
 Owns the structure of the four formats: signatures, chunk walks, checksums, dimensions, and where a file must end.
-Refuses to know pixels (nothing is decompressed), files, and what was asked for.
+Refuses to know pixels (no image data is decompressed), files, and what was asked for.
+
+A small file must not become a large one in the memory of whoever opens it: the size of the image and of every frame is
+bounded, and so is what the compressed texts and profiles of a PNG unpack to (measured piece by piece, never kept).
 
 Strict about everything that shows a cut or a damaged transfer; indifferent to everything a strict reader could quibble
 about in an image that is whole, because a refused image was paid for too.
@@ -20,6 +23,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from runner.store.packed import PACKED, UNPACKED_MAX_BYTES, Packed
+
 T = TypeVar("T")
 Steps = Generator[None, None, T]
 
@@ -37,6 +42,7 @@ _JPEG_FIRST_MARKER: Final = 0xC0
 _JPEG_WITHOUT_LENGTH: Final = frozenset(range(0xD0, 0xD8))
 
 _WEBP_ANIMATION: Final = 0x02
+_WEBP_FRAME_BYTES: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +169,7 @@ def _png(cursor: Cursor, check_size: _CheckSize) -> Steps[ImageFacts]:
         raise damaged("its IHDR names a kind of PNG that does not exist")
     check_size(width, height)
     has_c2pa = has_palette = False
-    data_bytes = 0
+    data_bytes = unpacked_bytes = 0
     previous = b"IHDR"
     while True:
         length, kind = yield from _png_chunk_header(cursor)
@@ -180,10 +186,18 @@ def _png(cursor: Cursor, check_size: _CheckSize) -> Steps[ImageFacts]:
         has_palette = has_palette or kind == b"PLTE"
         has_c2pa = has_c2pa or kind == b"caBX"
         checksum = zlib.crc32(kind)
+        packed = Packed(kind, unpacked_bytes) if kind in PACKED else None
         while length:
             part = yield from cursor.slice(length)
             checksum = zlib.crc32(part, checksum)
             length -= len(part)
+            if packed is not None:
+                unpacked_bytes = packed.measure(part)
+                if unpacked_bytes > UNPACKED_MAX_BYTES:
+                    raise BadImage(
+                        f"The texts and profiles of the image unpack to more than {UNPACKED_MAX_BYTES} bytes.",
+                        code="image_too_large",
+                    )
         yield from _png_checksum(cursor, kind, checksum)
         if kind == b"IEND":
             return ImageFacts("png", width, height, has_c2pa)
@@ -302,6 +316,10 @@ def _webp(cursor: Cursor, check_size: _CheckSize) -> Steps[ImageFacts]:
                 canvas, is_animated = found, bool(body[0] & _WEBP_ANIMATION)
             else:
                 size, has_data = found, True
+        elif kind == b"ANMF" and length >= _WEBP_FRAME_BYTES:
+            used = _WEBP_FRAME_BYTES
+            frame = yield from cursor.take(used)
+            check_size(int.from_bytes(frame[6:9], "little") + 1, int.from_bytes(frame[9:12], "little") + 1)
         has_data = has_data or (kind == b"ANMF" and is_animated)
         has_c2pa = has_c2pa or kind == b"C2PA"
         # A chunk of odd length is padded to an even one; some writers leave that out at the very end.
@@ -361,7 +379,9 @@ def _gif(cursor: Cursor, check_size: _CheckSize) -> Steps[ImageFacts]:
             yield from cursor.skip(1)
         elif kind == b"\x2c":
             has_data = True
-            yield from cursor.skip(_gif_table_bytes((yield from cursor.take(9))[8]) + 1)
+            _left, _top, *frame, flags = struct.unpack("<HHHHB", (yield from cursor.take(9)))
+            check_size(max(frame[0], 1), max(frame[1], 1))
+            yield from cursor.skip(_gif_table_bytes(flags) + 1)
         else:
             raise damaged("what should be a GIF block is none")
         yield from _gif_sub_blocks(cursor)

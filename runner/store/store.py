@@ -1,10 +1,12 @@
 """Files of one job: received under a temporary name, verified, flushed, and only then given their own name.
 
-Owns every write below the output folder. Blocking; the pool calls what flushes in worker threads.
+Owns every write below the output folder: nothing is written, moved or removed through a symbolic link below the job's
+folder, and no pipe or device is waited for. Blocking; the pool calls what flushes in worker threads.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import hashlib
 import os
@@ -13,12 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+from runner import locks
 from runner.errors import StoreError
+from runner.store.files import explained, flush_folder, fresh, to_read
+from runner.store.runlog import RunLog, to_append
 from runner.store.verify import BadImage, ImageFacts, ImageVerifier
 
 _BUFFER_BYTES = 1 << 20
+_MOVE_AWAY = "move it away, then run again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +40,8 @@ class Partial:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _explained(path):
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        with explained(path):
+            self._descriptor = fresh(path)
         self._hash = hashlib.sha256()
         self._verifier = ImageVerifier()
         self._bytes = 0
@@ -51,7 +56,7 @@ class Partial:
         """
         self._verifier.feed(data)
         self._hash.update(data)
-        with _explained(self.path):
+        with explained(self.path):
             view = memoryview(data)
             while view:
                 view = view[os.write(self._descriptor, view) :]
@@ -66,7 +71,7 @@ class Partial:
         """
         facts = self._verifier.finish()
         try:
-            with _explained(self.path):
+            with explained(self.path):
                 os.fsync(self._descriptor)
         finally:
             self._close()
@@ -84,18 +89,6 @@ class Partial:
             os.close(self._descriptor)
 
 
-class RunLog:
-    """What a run did, line by line. A log that cannot be written never stops a run: the ledger has what matters."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-
-    def write(self, line: str) -> None:
-        """Append a line, which brings its newline."""
-        with suppress(OSError, ValueError):
-            self._file.write(line)
-
-
 class Store:
     """The files of one job below an output folder."""
 
@@ -106,6 +99,11 @@ class Store:
         self._known: set[Path] = set()
 
     @property
+    def folder(self) -> Path:
+        """The job's folder; all of its files lie below it."""
+        return self._folder
+
+    @property
     def images(self) -> str:
         """The folder of the assets, relative to the output folder."""
         return f"{self.job}/images"
@@ -114,19 +112,55 @@ class Store:
         """Make the job's folders.
 
         Raises:
-            StoreError: they cannot be made or written to.
+            StoreError: they cannot be made or written to, or one of them leads elsewhere.
         """
-        for folder in (self.output / self.images, self._folder / ".partial"):
+        for name in ("images", ".partial", "logs", "superseded"):
+            self._own(name)
+        for name in ("images", ".partial"):
+            folder = self._folder / name
             self._make(folder)
-        if not os.access(self._folder / ".partial", os.W_OK):
-            raise StoreError(f"the folder {self._folder} cannot be written", hint="check its permissions")
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise StoreError(f"the folder {folder} cannot be written", hint="check its permissions")
+
+    def has_run_logs(self) -> bool:
+        """Whether runs of this job have been logged here, whatever the ledger knows of them.
+
+        Raises:
+            StoreError: the logs cannot be listed.
+        """
+        folder = self._own("logs")
+        with explained(folder):
+            try:
+                with os.scandir(folder) as entries:
+                    return any(entry.name.startswith("run-") and entry.name.endswith(".jsonl") for entry in entries)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+
+    @contextmanager
+    def lock(self, *, now: dt.datetime) -> Iterator[None]:
+        """Hold the job's folder for the block: whoever holds it may remove what others have left there.
+
+        Raises:
+            Locked: another process holds it, with this ledger or another.
+            StoreError: the lock's file cannot be opened.
+        """
+        path = self._folder / ".lock"
+        with explained(path):
+            descriptor = locks.open_file(path)
+        with locks.held(descriptor, what=f"the folder {self._folder}", now=now):
+            yield
 
     def path(self, name: str) -> str:
         """Where the asset of this name lies, relative to the output folder."""
         return f"{self.images}/{name}"
 
     def partial(self, attempt_id: int) -> Partial:
-        """A new temporary file for one attempt."""
+        """A new temporary file for one attempt.
+
+        Raises:
+            StoreError: it cannot be made.
+        """
+        self._own(".partial")
         return Partial(self._partial_path(attempt_id))
 
     def occupied(self, path: str) -> bool:
@@ -143,23 +177,26 @@ class Store:
 
     def move(self, old: str, new: str) -> None:
         """Move a file, both paths relative to the output folder; nothing may lie at `new`."""
+        self._direct(self.output / old)
         self._rename(self.output / old, self._target(new))
 
     def link(self, old: str, new: str) -> None:
         """Let the bytes of `old` lie at `new` as well: by a hard link, or a copy where the file system has none."""
         source, target = self.output / old, self._target(new)
-        with _explained(target):
+        with explained(target):
+            if source.is_dir() and not source.is_symlink():
+                raise StoreError(f"{source} is a folder, where an image should be", hint=_MOVE_AWAY)
             try:
-                os.link(source, target)
+                os.link(source, target, follow_symlinks=False)
             except FileExistsError:
-                raise StoreError(f"{target} exists already", hint="move it away, then run again") from None
+                raise StoreError(f"{target} exists already", hint=_MOVE_AWAY) from None
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
                     raise
                 if os.path.lexists(target):
-                    raise StoreError(f"{target} exists already", hint="move it away, then run again") from None
+                    raise StoreError(f"{target} exists already", hint=_MOVE_AWAY) from None
                 self._copy(source, target)
-            _flush_folder(target.parent)
+            flush_folder(target.parent)
 
     def keep_aside(self, path: str, *, tag: str) -> str:
         """Let the file at `path` lie in `superseded/` as well, so that its name can be given to another image.
@@ -175,12 +212,23 @@ class Store:
         self.link(path, aside)
         return aside
 
+    def doubled(self) -> Iterator[tuple[str, str]]:
+        """Files that `keep_aside` has given a second name, and that still have their first: first and second."""
+        kept = self._own("superseded")
+        for folder, _, names in os.walk(kept):
+            for aside in (Path(folder, name) for name in names):
+                first = aside.stem.rpartition("~")[0] + aside.suffix
+                path = self._folder / "images" / aside.relative_to(kept).with_name(first or aside.name)
+                with suppress(OSError):
+                    if os.path.samestat(path.lstat(), aside.lstat()):
+                        yield path.relative_to(self.output).as_posix(), aside.relative_to(self.output).as_posix()
+
     def release(self, path: str) -> None:
         """Remove the name `path` of a file that lies elsewhere as well."""
         target = self._target(path)
-        with _explained(target):
+        with explained(target):
             target.unlink(missing_ok=True)
-            _flush_folder(target.parent)
+            flush_folder(target.parent)
 
     def matches(self, path: str, sha256: str) -> bool:
         """Whether a file lies at `path` (relative to the output folder) and has exactly these bytes."""
@@ -199,8 +247,8 @@ class Store:
         path = self._partial_path(attempt_id)
         found = self._examine(path)
         if found is not None:
-            with _explained(path):
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            with explained(path):
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
                     os.fsync(descriptor)
                 finally:
@@ -208,43 +256,75 @@ class Store:
         return found
 
     def sweep(self) -> int:
-        """Remove every temporary file; only for the holder of the job's lock. Returns how many there were."""
+        """Remove every temporary file; only for the holder of the job's lock. Returns how many there were.
+
+        A folder among them is nobody's temporary file, and stays.
+
+        Raises:
+            StoreError: the disk refuses, or the folder of the temporary files is a symbolic link.
+        """
         count = 0
-        folder = self._folder / ".partial"
-        with suppress(FileNotFoundError):
-            for entry in os.scandir(folder):
-                Path(entry.path).unlink(missing_ok=True)
-                count += 1
+        folder = self._own(".partial")
+        with explained(folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    Path(entry.path).unlink(missing_ok=True)
+                    count += 1
         return count
 
     @contextmanager
     def log(self, run_id: int) -> Iterator[RunLog]:
-        """The log of one run: lines, appended as they happen."""
-        path = self._folder / "logs" / f"run-{run_id:06d}.jsonl"
-        self._make(path.parent)
-        with _explained(path):
-            file = path.open("a", encoding="utf-8", buffering=1)
+        """The log of one run: lines, appended as they happen. Where it cannot be opened, nothing is logged.
+
+        Raises:
+            StoreError: it would be written elsewhere: it, or its folder, is a symbolic link.
+        """
+        path = self._own("logs") / f"run-{run_id:06d}.jsonl"
+        if path.is_symlink():
+            raise StoreError(f"{path} is a symbolic link, and is not written through", hint=_MOVE_AWAY)
         try:
-            yield RunLog(file)
+            self._make(path.parent)
+            with explained(path):
+                log = RunLog(path, to_append(path))
+        except StoreError as error:
+            log = RunLog(path, None, error.message)
+        try:
+            yield log
         finally:
-            with suppress(OSError):
-                file.close()
+            log.close()
 
     def _partial_path(self, attempt_id: int) -> Path:
         return self._folder / ".partial" / f"{attempt_id}.part"
 
+    def _own(self, name: str) -> Path:
+        """One of the folders of this job, which may not exist yet, but does not lead elsewhere."""
+        folder = self._folder / name
+        with explained(folder):
+            if folder.is_symlink():
+                raise self._elsewhere(folder)
+        return folder
+
     def _target(self, path: str) -> Path:
-        """Where to write `path`, its folder made, and proved to lie inside the job's folder, symbolic links and all."""
+        """Where to write `path`, its folder made, and proved to lie inside the job's folder."""
         target = self.output / path
-        inside = os.path.realpath(self._folder)
-        # Before anything is made: a folder made through the link would lie outside as well.
-        if os.path.commonpath([inside, os.path.realpath(target.parent)]) != inside:
-            raise StoreError(
-                f"{target} would be written outside {self._folder}: a folder on the way is a symbolic link",
-                hint="remove the link, or choose another --output",
-            )
+        self._direct(target)
         self._make(target.parent)
         return target
+
+    def _direct(self, target: Path) -> None:
+        """See that no symbolic link lies between the job's folder and `target`; the job's folder itself may be one."""
+        # Before anything is made: a folder made through the link would lie outside as well.
+        inside = os.path.realpath(self._folder)
+        below = os.path.relpath(target.parent, self._folder)
+        straight = os.path.normpath(f"{inside}/{below}")
+        if below.startswith("..") or os.path.realpath(target.parent) != straight:
+            raise self._elsewhere(target)
+
+    def _elsewhere(self, path: Path) -> StoreError:
+        return StoreError(
+            f"{path} would be written outside {self._folder}: it, or a folder on the way, is a symbolic link",
+            hint="remove the link, or choose another --output",
+        )
 
     def _make(self, folder: Path) -> None:
         """Make a folder and everything above it, each made durable in its parent."""
@@ -252,27 +332,30 @@ class Store:
             return
         missing = []
         at = folder
-        while not at.is_dir() and at != at.parent:
-            missing.append(at)
-            at = at.parent
-        with _explained(folder):
+        with explained(folder):
+            while not at.is_dir() and at != at.parent:
+                missing.append(at)
+                at = at.parent
             for new in reversed(missing):
                 new.mkdir(exist_ok=True)
-                _flush_folder(new.parent)
+                flush_folder(new.parent)
         self._known.add(folder)
 
     def _rename(self, source: Path, target: Path) -> None:
         if os.path.lexists(target):
-            raise StoreError(f"{target} exists already", hint="move it away, then run again")
-        with _explained(target):
+            raise StoreError(f"{target} exists already", hint=_MOVE_AWAY)
+        with explained(target):
             source.rename(target)
-            _flush_folder(target.parent)
+            flush_folder(target.parent)
             if source.parent != target.parent:
-                _flush_folder(source.parent)
+                flush_folder(source.parent)
 
     def _copy(self, source: Path, target: Path) -> None:
-        temporary = self._folder / ".partial" / f"copy-{target.name}"
-        with source.open("rb") as original, temporary.open("wb") as copy:
+        temporary = self._own(".partial") / f"copy-{target.name}"
+        original = to_read(source)
+        if original is None:
+            raise StoreError(f"{source} is not a file, where an image should be", hint=_MOVE_AWAY)
+        with original, os.fdopen(fresh(temporary), "wb") as copy:
             shutil.copyfileobj(original, copy, _BUFFER_BYTES)
             copy.flush()
             os.fsync(copy.fileno())
@@ -292,48 +375,29 @@ class Store:
                 return True
         except OSError:
             return False
-        return self._digest(one) == self._digest(other)
+        digest = self._digest(one)
+        return digest is not None and digest == self._digest(other)
 
     def _digest(self, path: Path) -> str | None:
-        with _explained(path):
-            try:
-                if path.is_symlink():
-                    return None
-                with path.open("rb") as file:
-                    return hashlib.file_digest(file, "sha256").hexdigest()
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        with explained(path):
+            file = to_read(path)
+            if file is None:
                 return None
+            with file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _examine(self, path: Path) -> Sealed | None:
         digest, verifier, size = hashlib.sha256(), ImageVerifier(), 0
-        with _explained(path):
+        with explained(path):
+            file = to_read(path)
+            if file is None:
+                return None
             try:
-                with path.open("rb") as file:
+                with file:
                     while chunk := file.read(_BUFFER_BYTES):
                         verifier.feed(chunk)
                         digest.update(chunk)
                         size += len(chunk)
                 return Sealed(digest.hexdigest(), size, verifier.finish())
-            except (BadImage, FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            except BadImage:
                 return None
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a new, renamed or removed name in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn the system's errors into StoreError, with what to do next."""
-    try:
-        yield
-    except OSError as error:
-        hint = "check the folder and its permissions"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = "make space, then run again: it goes on where it stopped"
-        raise StoreError(f"{path}: {error.strerror}", hint=hint) from error

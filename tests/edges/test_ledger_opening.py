@@ -70,10 +70,14 @@ def test_no_ledger_and_none_to_be_made_says_how_to_start(tmp_path: Path) -> None
 
 
 def test_an_empty_file_is_an_empty_database(tmp_path: Path) -> None:
-    """A file of 0 bytes (touch, mktemp) becomes a ledger."""
+    """A file of 0 bytes (touch, mktemp, a first run that was killed at once) becomes a ledger, but only for a run."""
     path = tmp_path / "ledger.sqlite3"
     path.touch()
-    with Ledger.open(path, create=False) as ledger:
+    with pytest.raises(InputError, match="empty") as caught:
+        Ledger.open(path, create=False)
+    assert "runner run" in (caught.value.hint or "")
+    assert [(each, each.stat().st_size) for each in tmp_path.iterdir()] == [(path, 0)]
+    with Ledger.open(path, create=True) as ledger:
         assert ledger.jobs() == []
 
 
@@ -184,7 +188,7 @@ def test_damage_behind_the_schema_is_found_by_the_check_and_told_as_damage(tmp_p
     whole = bytearray(path.read_bytes())
     whole[(root - 1) * 4096 : root * 4096] = b"\xa5" * 4096
     path.write_bytes(whole)
-    with open_ledger(tmp_path) as ledger:
+    with Ledger.open(path, create=False) as ledger:
         found = ledger.job("job")
         assert found is not None
         with pytest.raises(LedgerError, match="damaged"):
@@ -215,7 +219,7 @@ def test_the_pragmas_are_in_force_on_every_connection(tmp_path: Path) -> None:
                 }
             # The next one is a new connection.
             engine.dispose()
-            assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 300_000}
+            assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 60_000}
 
 
 def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_without_hard_links_the_bytes_are_copied_durably(
     path = placed(store, 1, "a.png", png())
     spy.calls.clear()
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "link", refuse)

@@ -3,10 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KILLS ?= 330
+TASKS ?= 2000
+SEED ?= 20261122
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format schema clean
+.PHONY: help run test crash faults fuzz check format schema clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 16
@@ -16,6 +19,15 @@ run: $(VENV)/.installed ## Make jobs/nightly-thumbnails.yaml with the embedded s
 
 test: $(VENV)/.installed-dev ## Run the tests
 	@$(BIN)/python -m pytest
+
+crash: $(VENV)/.installed-dev ## Kill runs for some minutes and hold what is left to the laws: make crash KILLS=1000 SEED=7
+	@$(BIN)/python -m tests.crash.campaign --kills $(KILLS) --seed $(SEED)
+
+faults: $(VENV)/.installed-dev ## Meet every fault in a random mix and hold the ledger against the bill: make faults TASKS=5000 SEED=7
+	@$(BIN)/python -m tests.faults.mix --tasks $(TASKS) --seed $(SEED)
+
+fuzz: $(VENV)/.installed-dev ## Search for bad input that gets through, some minutes, other examples each time
+	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long
 
 check: $(VENV)/.installed-dev ## Format, lint, types, import floors and tests: what CI runs
 	@$(BIN)/ruff format --check .

@@ -13,15 +13,17 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tests.edges.simulator_support import Peer
+from tests.edges.simulator_support import Peer, launch
 
 KEY_VARIABLE = "CRASH_TEST_KEY"
+_TO_THE_DEAD = "socket.send() raised exception."
+"""What asyncio says when an answer is written to a process that is no more."""
 _DRIVER = Path(__file__).with_name("dying_runner.py")
 
 
@@ -29,6 +31,31 @@ def environment() -> dict[str, str]:
     """The environment of a run: a key, and nothing of the caller's that would change where things go."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RUNNER_", "OPENAI_"))}
     return kept | {KEY_VARIABLE: "sk-of-a-crash-test"}
+
+
+def no_words(line: str) -> None:
+    """Nothing is what a simulator should have to say."""
+    raise AssertionError(f"the simulator wrote: {line}")
+
+
+@contextmanager
+def provider(on_error: Callable[[str], None] = no_words, **settings: Any) -> Iterator[Peer]:
+    """A simulator for the length of a block, which may be killed; `on_error` hears what it wrote to stderr.
+
+    That it has written to the dead is not worth a word: here its peers die.
+    """
+    process = launch(**settings)
+    try:
+        assert process.stdout
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://"), process.communicate()[1]
+        yield Peer(url, process)
+    finally:
+        process.kill()
+        errors = process.communicate()[1]
+    for line in errors.splitlines():
+        if line != _TO_THE_DEAD:
+            on_error(line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +67,16 @@ class Bench:
     prompts: Sequence[str]
     job: str = "crash"
 
-    def write(self, *, concurrency: int, job: str | None = None, name: str = "{{ prompt_id }}") -> Path:
-        """Write the manifest; its model is one whose end no date brings."""
-        manifest = {
+    def write(
+        self,
+        *,
+        concurrency: int,
+        job: str | None = None,
+        name: str = "{{ prompt_id }}",
+        more: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write the manifest, with `more` keys laid over it; its model is one whose end no date brings."""
+        manifest: dict[str, Any] = {
             "name": job or self.job,
             "model": "gpt-image-2",
             "prompts": [{"id": f"p{number:04d}", "text": text} for number, text in enumerate(self.prompts)],
@@ -50,6 +84,7 @@ class Bench:
             "output": {"name": name},
             "limits": {"images_per_minute": 1_000_000, "concurrency": concurrency},
             "retry": {"base_s": 0.01, "max_s": 0.02},
+            **(more or {}),
         }
         path = self.folder / f"{job or self.job}.yaml"
         path.write_text(json.dumps(manifest))  # JSON is YAML
@@ -177,7 +212,7 @@ class DyingRunner:
         self._process.communicate()
 
     def run(self, arguments: Sequence[str], folder: Path, *, kill: Mapping[str, Any] | None = None) -> Ended:
-        """One command line to its end, which is SIGKILL at the call that `kill` names."""
+        """One command line to its end, which is SIGKILL as `kill` has it; see `dying_runner.plant`."""
         assert self._process.stdin
         assert self._process.stdout
         out, err = folder / "stdout", folder / "stderr"
@@ -185,8 +220,7 @@ class DyingRunner:
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
-        events = [json.loads(line) for line in out.read_text().splitlines() if line.endswith("}")]
-        return Ended(code, events, err.read_text())
+        return Ended(code, events_of(out.read_text()), err.read_text())
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +234,15 @@ class Ended:
     def count(self, kind: str) -> int:
         """How many events of this type there were."""
         return sum(event["type"] == kind for event in self.events)
+
+
+def events_of(text: str) -> list[dict[str, Any]]:
+    """The `--json` lines that a command line has printed; one that its death has torn is none."""
+    events = []
+    for line in text.splitlines():
+        with suppress(ValueError):
+            events.append(json.loads(line))
+    return events
 
 
 def _sha256(text: str) -> str:

@@ -11,8 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.crash.crash_support import Bench, environment
-from tests.edges.simulator_support import running
+from tests.crash.crash_support import Bench, environment, provider
 
 TASKS, CONCURRENCY, KILLS = 180, 12, 5
 
@@ -24,7 +23,7 @@ def test_a_run_that_is_killed_again_and_again_pays_for_every_image_once(tmp_path
     left to its end. The simulator's bill, which the runner did not write, is what its ledger and files are held to.
     """
     dice = random.Random(20261122)
-    with running(art="flat", latency_s="0.2-0.5", payload_kb=200) as peer:
+    with provider(art="flat", latency_s="0.2-0.5", payload_kb=200) as peer:
         bench = Bench(tmp_path, peer, [f"A lighthouse in the style of number {number}" for number in range(TASKS)])
         command = [sys.executable, "-m", "runner", *bench.arguments(bench.write(concurrency=CONCURRENCY))]
         done_at_kill: set[str] = set()

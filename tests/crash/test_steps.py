@@ -3,60 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.crash.crash_support import Bench, DyingRunner
-from tests.edges.simulator_support import Peer, running
+from tests.crash import laws
+from tests.crash.crash_support import Bench, DyingRunner, provider
+from tests.crash.laws import Books
+from tests.crash.steps import CHANGE, CLIENT, FRAME, IMAGE, LEDGER, PARTIAL, STORE, WRITER, Step
+from tests.edges.simulator_support import Peer
 
-KILLED = -9
+KILLED, STOPPED_AT_THE_BUDGET = -9, 5
 PROMPTS = ("A lighthouse at dusk", "A bakery window", "An oak chair")
-LEDGER = "runner.ledger.ledger:Ledger."
-WRITER = "runner.ledger.writer:Writer."
-CHANGE = "runner.ledger.attempts:"
-STORE = "runner.store.store:Store."
-
-# Where to die, when, and what it costs: requests beyond one an image, images taken over, and attempts in doubt.
-STEPS = [
-    (f"{WRITER}begin", "before", 0, 0, 0),
-    (f"{CHANGE}begin", "after", 0, 0, 0),  # not yet committed
-    (f"{WRITER}begin", "after", 0, 0, 1),  # on record, not yet sent: nobody can tell
-    ("runner.provider.client:Client.generate", "before", 0, 0, 1),
-    ("runner.store.store:Partial.write", "after", 1, 0, 1),  # in the middle of the image: the one loss
-    ("runner.provider.client:Client.generate", "after", 0, 1, 1),  # whole on disk, its usage lost with the process
-    ("runner.store.store:Partial.seal", "before", 0, 1, 1),
-    ("runner.store.store:Partial.seal", "after", 0, 1, 1),
-    (f"{WRITER}received", "before", 0, 1, 1),
-    (f"{CHANGE}received", "after", 0, 1, 1),
-    (f"{WRITER}received", "after", 0, 1, 0),
-    (f"{STORE}place", "before", 0, 1, 0),
-    (f"{STORE}place", "after", 0, 1, 0),
-    (f"{WRITER}saved", "before", 0, 1, 0),
-    (f"{CHANGE}saved", "after", 0, 1, 0),
-    (f"{WRITER}saved", "after", 0, 0, 0),
-]
-# Around the images: nothing is in flight, so nothing is lost.
-FRAME = [
-    (f"{LEDGER}enrol", "after"),
-    ("runner.ledger.enrol:activate", "before"),
-    ("runner.ledger.database:_migrate", "before"),
-    ("runner.ledger.database:_migrate", "after"),
-    (f"{LEDGER}begin_run", "after"),
-    (f"{LEDGER}end_run", "before"),
-]
 # A second death, while the first is being cleared up: (first, when, second, when, requests beyond one an image).
 TWICE = [
     (f"{WRITER}saved", "before", f"{LEDGER}adopt", "after", 0),
     (f"{CHANGE}saved", "after", f"{CHANGE}adopted", "after", 0),
     (f"{WRITER}received", "after", f"{STORE}place", "after", 0),
     (f"{STORE}place", "before", f"{STORE}sweep", "before", 0),
-    ("runner.provider.client:Client.generate", "before", f"{LEDGER}lose", "after", 0),
-    ("runner.provider.client:Client.generate", "before", f"{LEDGER}retry", "after", 0),
-    ("runner.store.store:Partial.write", "after", f"{STORE}sweep", "after", 1),
-    ("runner.store.store:Partial.seal", "after", f"{LEDGER}adopt", "before", 0),
-    ("runner.store.store:Partial.seal", "after", f"{LEDGER}adopt", "after", 0),
+    (f"{CLIENT}generate", "before", f"{LEDGER}lose", "after", 0),
+    (f"{CLIENT}generate", "before", f"{LEDGER}retry", "after", 0),
+    (f"{PARTIAL}write", "after", f"{STORE}sweep", "after", 1),
+    (f"{PARTIAL}seal", "after", f"{LEDGER}adopt", "before", 0),
+    (f"{PARTIAL}seal", "after", f"{LEDGER}adopt", "after", 0),
 ]
 
 
@@ -68,7 +39,7 @@ def dying() -> Iterator[DyingRunner]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Peer]:
-    with running(art="flat", payload_kb=300) as peer:
+    with provider(art="flat", payload_kb=300) as peer:
         yield peer
 
 
@@ -79,32 +50,34 @@ def bench(tmp_path: Path, server: Peer) -> Bench:
     return Bench(tmp_path, server, PROMPTS)
 
 
+def _named(step: Step) -> str:
+    return f"{step.name} ({step.when})"
+
+
 def _kill(place: str, when: str, nth: int) -> dict[str, Any]:
     return {"place": place, "when": when, "nth": nth}
 
 
-@pytest.mark.parametrize(("place", "when", "more", "adopted", "in_doubt"), STEPS)
-def test_a_kill_on_an_images_way(
-    dying: DyingRunner, bench: Bench, place: str, when: str, more: int, adopted: int, in_doubt: int
-) -> None:
+@pytest.mark.parametrize("step", IMAGE, ids=_named)
+def test_a_kill_on_an_images_way(dying: DyingRunner, bench: Bench, step: Step) -> None:
     """Dead at the second image: the first is not asked for again, and neither is the second if it was whole on disk."""
     arguments = bench.arguments(bench.write(concurrency=1))
-    assert dying.run(arguments, bench.folder, kill=_kill(place, when, 2)).code == KILLED
+    assert dying.run(arguments, bench.folder, kill=step.kill(2)).code == KILLED
     resumed = dying.run(arguments, bench.folder)
     account = bench.hold_against_the_bill()
     assert resumed.code == 0
-    assert account.requests == account.billed == len(PROMPTS) + more
-    assert resumed.count("adopted") == adopted
-    assert account.in_doubt == in_doubt
-    if in_doubt == 0:
+    assert account.requests == account.billed == len(PROMPTS) + step.more
+    assert resumed.count("adopted") == step.adopted
+    assert account.in_doubt == step.in_doubt
+    if step.in_doubt == 0:
         assert account.settled_microusd == account.billed_microusd
 
 
-@pytest.mark.parametrize(("place", "when"), FRAME)
-def test_a_kill_before_or_after_all_images(dying: DyingRunner, bench: Bench, place: str, when: str) -> None:
+@pytest.mark.parametrize("step", FRAME, ids=_named)
+def test_a_kill_before_or_after_all_images(dying: DyingRunner, bench: Bench, step: Step) -> None:
     """Dead between requests: the next run is as if nothing had been."""
     arguments = bench.arguments(bench.write(concurrency=1))
-    assert dying.run(arguments, bench.folder, kill=_kill(place, when, 1)).code == KILLED
+    assert dying.run(arguments, bench.folder, kill=step.kill(1)).code == KILLED
     assert dying.run(arguments, bench.folder).code == 0
     account = bench.hold_against_the_bill()
     assert (account.requests, account.in_doubt) == (len(PROMPTS), 0)
@@ -122,6 +95,22 @@ def test_a_kill_while_an_earlier_one_is_cleared_up(
     assert dying.run(arguments, bench.folder).code == 0
     account = bench.hold_against_the_bill()
     assert account.requests == len(PROMPTS) + more
+
+
+def test_what_a_kill_has_put_in_doubt_counts_against_the_cap(dying: DyingRunner, bench: Bench) -> None:
+    """Law 4: a cap for three requests is a cap for three, also when one of them was lost with the run that sent it."""
+    cap_microusd = 3 * 6_000
+    budget = {"budget": {"usd": f"{cap_microusd / 1e6}", "per": "job"}}
+    arguments = bench.arguments(bench.write(concurrency=1, more=budget))
+    sent = next(step for step in IMAGE if step.name == "request sent")
+    assert dying.run(arguments, bench.folder, kill=sent.kill(2)).code == KILLED
+    for _ in range(2):
+        resumed = dying.run(arguments, bench.folder)
+        assert resumed.code == STOPPED_AT_THE_BUDGET
+        books, entries = Books.copied(bench.output / "ledger.sqlite3"), bench.peer.entries()
+        assert list(laws.at_every_instant(books, entries, bench.output, cap_microusd)) == []
+        assert list(laws.at_the_end(books, entries, bench.output, complete=False)) == []
+        assert (len(entries), len(books.assets)) == (3, 2)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -169,6 +158,27 @@ def test_a_kill_while_images_get_the_names_of_an_edited_manifest(
     assert (account.requests, account.in_doubt) == (len(PROMPTS), 0)
     paths = {row["path"] for row in bench.rows("SELECT path FROM assets")}
     assert paths == {f"crash/images/new/1024x1024-p{number:04d}.png" for number in range(len(PROMPTS))}
+
+
+@pytest.mark.parametrize(
+    ("place", "when"),
+    [(f"{STORE}keep_aside", "after"), (f"{LEDGER}asset_moved", "after"), (f"{STORE}release", "after")],
+)
+@pytest.mark.parametrize("renamed", [False, True], ids=["the same names", "other names"])
+def test_a_kill_while_an_image_makes_room_for_its_successor(
+    dying: DyingRunner, bench: Bench, place: str, when: str, renamed: bool
+) -> None:
+    """Each of the two images has one name in the end, also when the next run wants them under other names."""
+    assert dying.run(bench.arguments(bench.write(concurrency=1)), bench.folder).code == 0
+    edited = replace(bench, prompts=[PROMPTS[0], "An elm chair", PROMPTS[2]])
+    arguments = edited.arguments(edited.write(concurrency=1))
+    assert dying.run(arguments, bench.folder, kill=_kill(place, when, 1)).code == KILLED
+    edited.write(concurrency=1, name="new/{{ prompt_id }}" if renamed else "{{ prompt_id }}")
+    assert dying.run(arguments, bench.folder).code == 0
+    assert bench.peer.bill()["requests"] == len(PROMPTS) + 1
+    books = Books.copied(bench.output / "ledger.sqlite3")
+    assert list(laws.at_the_end(books, bench.peer.entries(), bench.output, complete=True)) == []
+    assert len(books.assets) == len(PROMPTS) + 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,388 @@
+"""One round of the crash campaign: a job of the dice, killed again and again, then resumed to its end and held to it.
+
+Owns what the dice choose, the order of a round, and what is compared between its kills. Everything follows from the
+round's seed, but for what the machine's own speed decides. Refuses to know the laws (`laws`) and to print.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.crash import laws, steps
+from tests.crash.crash_support import Bench, DyingRunner, Ended, environment, events_of
+from tests.crash.laws import Asked, Books
+from tests.crash.plans import NAMES, WORST_MICROUSD, Plan, Report
+from tests.crash.steps import Step
+from tests.edges.simulator_support import Peer
+
+MOST_RESUMES = 12
+
+
+@dataclass(slots=True)
+class _Job:
+    """One of the round's jobs: its manifest as it stands, and what the runs have made of it."""
+
+    name: str
+    texts: list[str]
+    template: str = NAMES[0]
+    edited: bool = False
+    over: int | None = None
+    """The exit code of its latest run, unless that was killed."""
+
+
+class Round:
+    """Plays one round in a fresh folder."""
+
+    def __init__(self, plan: Plan, peer: Peer, dying: DyingRunner, folder: Path) -> None:
+        self._plan = plan
+        self._peer = peer
+        self._dying = dying
+        self._folder = folder
+        # Not the dice of the plan: a plan with one more field must not change every order after it.
+        self._dice = random.Random(f"orders of {plan.seed}")
+        self._bench = Bench(folder, peer, ())
+        self._jobs = [
+            _Job(name, [f"Scene {number} of round {plan.seed}" for number in range(plan.prompts)])
+            for name in (("first", "second") if plan.two_jobs else ("first",))
+        ]
+        self._texts = {text for job in self._jobs for text in job.texts}
+        self._ceiling: dict[Asked, int] = {}
+        self._open: set[int] = set()
+        self._whole: dict[int, str] = {}
+        self._summaries: list[dict[str, Any]] = []
+        self._at_rest = 0
+        self._typical_s = 0.8
+        self.report = Report(plan)
+
+    def play(self) -> Report:
+        """The whole round. A check that fails, or that cannot be made, is a problem of the report."""
+        try:
+            self._peer.call("POST", "/simulator/reset")
+            self._peer.call("POST", "/simulator/faults", {"rules": list(self._plan.faults)})
+            self._quiet()
+            while self.report.kills < self._plan.kills and self.report.runs < 3 * self._plan.kills:
+                job = self._dice.choice(self._jobs)
+                if job.over == 0 or (self._plan.edits and self.report.runs and self._dice.random() < 0.4):
+                    self._edit(job)
+                self._one_kill(job)
+            self._finish()
+        except Exception:  # whatever it is, the round's folder and seed are what is needed to look at it
+            self.report.problems.append(traceback.format_exc())
+        return self.report
+
+    # -- kills ----------------------------------------------------------------------------------
+
+    def _one_kill(self, job: _Job) -> None:
+        before = self._books()
+        arguments = self._arguments(job)
+        kind, name, order = self._order(job, before)
+        began = time.monotonic()
+        ended = self._outside(arguments, order["after_s"]) if kind == "process" else self._run(arguments, order)
+        self.report.runs += 1
+        after = self._books()
+        phase = self._phase(before, after)
+        self._say(f"{job.name}: {name} {order} -> {ended.code} while {phase}")
+        if ended.code == -9:
+            job.over = None
+            self.report.kills += 1
+            self.report.by_kind[kind] += 1
+            self.report.by_step[name] += 1
+            self.report.by_phase[phase] += 1
+        else:
+            self._typical_s = max(0.3, time.monotonic() - began)
+            self._ended(job, ended)
+        fresh = after.open() - self._open
+        if len(fresh) > self._plan.concurrency:
+            self._problem(f"{len(fresh)} requests were under way at a kill, and {self._plan.concurrency} may be")
+        self._open |= after.open()
+        self._whole |= laws.temporaries(self._bench.output)
+        self.report.counts["in flight at kills"] += len(fresh)
+        # One in three is resumed at once, while the provider still works on what the dead run has asked for.
+        waits = self._dice.random() < 0.67
+        if waits:
+            self._quiet()
+        self._look(after, self._entries(), exact=waits)
+
+    def _order(self, job: _Job, books: Books) -> tuple[str, str, dict[str, Any]]:
+        """How the next run dies: the kind of it, its name, and the order."""
+        dice = self._dice
+        wanted = len(job.texts) * len(self._plan.sizes)
+        done = sum(task["status"] == "done" and task["job"] == job.name for task in books.tasks)
+        left = wanted - done
+        if self._plan.cap_microusd is not None:
+            left = min(left, self._plan.cap_microusd // WORST_MICROUSD - done)
+        left = max(1, left)
+        weights: dict[str, float] = {"image": 45, "system": 16, "inside": 8, "frame": 7, "timer": 18, "process": 6}
+        if books.open():
+            weights["clearing"] = 45
+        if job.edited or (self._plan.two_jobs and books.assets):
+            weights["naming"] = 40
+        if self._plan.faults:
+            weights["failure"] = 15
+        kind = dice.choices(list(weights), list(weights.values()))[0]
+        match kind:
+            case "timer":
+                return (
+                    kind,
+                    "random instant",
+                    {"after_s": round(dice.triangular(0.02, self._typical_s, self._typical_s), 4)},
+                )
+            case "process":
+                return kind, "random instant of a new process", {"after_s": round(dice.uniform(0.2, 2.0), 4)}
+            case "image":
+                step = dice.choice(steps.IMAGE)
+                pieces = 8 if step.place == f"{steps.PARTIAL}write" and self._plan.peer == "large" else 1
+                return kind, _name(step), step.kill(dice.randint(1, max(1, round(left * pieces * 0.9))))
+            case "system":
+                step = dice.choice(steps.SYSTEM)
+                return kind, _name(step), step.kill(dice.randint(1, 3 * left + 5))
+            case "inside":
+                step = dice.choice(steps.INSIDE)
+                order = step.kill(dice.randint(1, left) if ":do_commit" in step.place else 1)
+                return kind, _name(step), order | {"after_s": round(dice.uniform(0, 0.01), 5)}
+            case "clearing" | "naming":
+                step = dice.choice(steps.CLEARING if kind == "clearing" else steps.NAMING)
+                return kind, _name(step), step.kill(dice.randint(1, 3))
+            case _:
+                step = dice.choice(steps.FRAME if kind == "frame" else steps.FAILURE)
+                return kind, _name(step), step.kill(1)
+
+    def _run(self, arguments: Sequence[str], order: Mapping[str, Any] | None) -> Ended:
+        return self._dying.run(arguments, self._folder, kill=order)
+
+    def _outside(self, arguments: Sequence[str], after_s: float) -> Ended:
+        """A run as a person starts it, killed from outside unless it has come to its end."""
+        command = [sys.executable, "-m", "runner", *arguments]
+        out, err = self._folder / "stdout", self._folder / "stderr"
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(command, cwd=self._folder, env=environment(), stdout=stdout, stderr=stderr)
+            try:
+                code = process.wait(after_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = process.wait()
+        return Ended(code, events_of(out.read_text()), err.read_text())
+
+    def _phase(self, before: Books, after: Books) -> str:
+        """How far a run had come, by its own log: it is on disk line by line."""
+        if len(after.runs) == len(before.runs):
+            return "starting"
+        run = after.runs[-1]
+        job = next(job["name"] for job in after.jobs if job["id"] == run["job_id"])
+        log = self._bench.output / job / "logs" / f"run-{run['id']:06d}.jsonl"
+        text = log.read_text() if log.exists() else ""
+        if '"type": "run_began"' not in text:
+            return "recovering"
+        return "ending" if '"type": "summary"' in text or run["ended_ms"] else "making images"
+
+    # -- what is compared -----------------------------------------------------------------------
+
+    def _look(self, books: Books, entries: Sequence[laws.Row], *, exact: bool) -> None:
+        """The laws of every instant, and: what was done at an earlier kill was not asked for again."""
+        self._hold(laws.at_every_instant(books, entries, self._bench.output, self._plan.cap_microusd))
+        billed = Counter(map(laws.asked_of, entries))
+        for asked, most in self._ceiling.items():
+            if billed[asked] > most:
+                self.report.counts["paid again"] += 1
+                self._problem(f"law 3: {asked} was done, and was billed {billed[asked]} times instead of {most}")
+        begun = books.begun()
+        for asked in books.done():
+            # What was asked for by a run that is dead may still come; what no attempt is on record for may not.
+            most = billed[asked] if exact else begun[asked]
+            self._ceiling[asked] = min(most, self._ceiling.get(asked, most))
+
+    def _entries(self) -> list[laws.Row]:
+        """The bill of this round: a simulator may still work on what another has asked for."""
+        digests = {laws.sha256_of(text) for text in self._texts}
+        return [entry for entry in self._peer.entries() if entry["prompt_sha256"] in digests]
+
+    def _books(self) -> Books:
+        return Books.copied(self._bench.output / "ledger.sqlite3")
+
+    def _quiet(self) -> int:
+        """Wait until the simulator works on nothing; how many requests it has seen by then."""
+        patience_s, seen = 1.0, -1
+        since = time.monotonic()
+        while True:
+            bill = self._peer.bill()
+            under_way = bill["requests"] - bill["billed_requests"] - sum(bill["rejected"].values())
+            if bill["requests"] != seen:
+                since = time.monotonic()
+            # A request whose sender died before it was read is never answered: with patience, that is rest as well.
+            at_rest = under_way == self._at_rest and bill["requests"] == seen
+            if at_rest or time.monotonic() - since > patience_s:
+                self._at_rest = under_way
+                return int(bill["requests"])
+            seen = bill["requests"]
+            time.sleep(0.02)
+
+    # -- to the end -----------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        # Twice: what the budget of the first did not allow may be there for it once the second has made it.
+        for job in self._jobs * len(self._jobs):
+            self._to_its_end(job)
+        requests = self._quiet()
+        books, files = self._books(), self._images()
+        for job in self._jobs:
+            before = job.over
+            ended = self._run(self._arguments(job), None)
+            self.report.runs += 1
+            self._ended(job, ended)
+            if job.over != before:
+                self._problem(f"{job.name} ended with {before}, and with {job.over} when it was run once more")
+        if self._quiet() != requests:
+            self.report.counts["sent by a further run"] += self._quiet() - requests
+            self._problem("law 3: a further run sent requests, and there was nothing to do")
+        if self._images() != files:
+            self._problem("law 5: a further run changed images")
+        entries, books = self._entries(), self._books()
+        self._look(books, entries, exact=True)
+        complete = all(job.over == 0 for job in self._jobs)
+        reckoning = laws.reckon(books, entries, self._open)
+        self._hold(reckoning.problems)
+        self._hold(laws.taken_over(books, entries, self._whole))
+        self._hold(laws.at_the_end(books, entries, self._bench.output, complete=complete))
+        self._hold(laws.told(books, self._summaries))
+        self._count(books, entries, reckoning)
+
+    def _to_its_end(self, job: _Job) -> None:
+        """Resume until all that is wanted exists, or the budget has ended it for good."""
+        for number in range(MOST_RESUMES):
+            hold = self._plan.hold and number == 0
+            ended = self._run(self._arguments(job, hold=hold), None)
+            self.report.runs += 1
+            self._ended(job, ended)
+            self._say(f"{job.name}: to its end -> {ended.code}")
+            self._look(self._books(), self._entries(), exact=False)
+            if ended.code == 0:
+                return
+            if ended.code == 5:
+                self._hold(self._really_spent(job))
+                return
+            if number == 2:
+                self._peer.call("POST", "/simulator/faults", {"rules": []})
+            again = ["retry", job.name, "--failed", "--in-doubt", "--output", str(self._bench.output), "--json"]
+            if ended.code != 4 or self._run(again, None).code != 0:
+                self._problem(f"{job.name} ended with {ended.code}: {ended.stderr[-600:]}")
+                return
+        self._problem(f"{job.name} never came to its end")
+
+    def _really_spent(self, job: _Job) -> Iterator[str]:
+        """A run that stops at its budget could not have paid for the worst case of one more."""
+        books = self._books()
+        mine = next(row["id"] for row in books.jobs if row["name"] == job.name)
+        spent = sum(
+            attempt["cost_microusd"] or attempt["doubt_microusd"] or 0
+            for attempt in books.attempts
+            if attempt["job_id"] == mine
+        )
+        cap = self._plan.cap_microusd
+        if cap is None or spent + 2 * WORST_MICROUSD <= cap:
+            yield f"{job.name} stopped at its budget with {spent} of {cap} microusd spent"
+
+    def _ended(self, job: _Job, ended: Ended) -> None:
+        """A run that came to its end by itself."""
+        job.over = ended.code
+        self._summaries += [event for event in ended.events if event["type"] == "summary"]
+        known = {0, 5} if self._plan.cap_microusd is not None else {0}
+        if self._plan.faults or self._plan.hold:
+            known.add(4)
+        if ended.code not in known or "Traceback" in ended.stderr or ended.count("summary") != 1:
+            self._problem(f"a run of {job.name} ended with {ended.code}: {ended.stderr[-1200:]}")
+
+    def _count(self, books: Books, entries: Sequence[laws.Row], reckoning: laws.Reckoning) -> None:
+        died = [attempt for attempt in books.attempts if attempt["id"] in self._open]
+        on_disk = set(self._images().values())
+        bill = sum(entry["cost_microusd"] for entry in entries)
+        self.report.counts.update(
+            {
+                "wanted": sum(bool(task["wanted"]) for task in books.tasks),
+                "kept": len(books.assets),
+                "reused": sum(asset["reused_from"] is not None for asset in books.assets),
+                "superseded": sum("/superseded/" in asset["path"] for asset in books.assets),
+                "served": sum(len(entry["images"]) for entry in entries),
+                "adopted": reckoning.adopted,
+                "in doubt": sum(attempt["doubt_microusd"] is not None for attempt in books.attempts),
+                "in doubt by kills": sum(attempt["doubt_microusd"] is not None for attempt in died),
+                "doubt microusd": books.doubt_microusd(),
+                "settled microusd": books.settled_microusd(),
+                "billed microusd": bill,
+                "repeated": reckoning.lost_in_flight,
+                "spoilt": reckoning.spoilt,
+                "beyond": reckoning.beyond,
+                "lost": sum(asset["sha256"] not in on_disk for asset in books.assets),
+                "over the cap": self._plan.cap_microusd is not None
+                and bill > self._plan.cap_microusd * len(self._jobs),
+                "capped rounds": self._plan.cap_microusd is not None,
+                "ended at the cap": any(job.over == 5 for job in self._jobs),
+            }
+        )
+
+    # -- the jobs -------------------------------------------------------------------------------
+
+    def _edit(self, job: _Job) -> None:
+        """Change the manifest as a person would between two nights."""
+        change = self._dice.choice(["names", "more", "another text", "fewer"])
+        if job.over == 0 and change in ("names", "fewer"):
+            change = "more"  # else there is nothing to be killed at
+        match change:
+            case "names":
+                job.template = self._dice.choice(NAMES)
+            case "more":
+                at = len(job.texts)
+                job.texts += [f"Added {at + n} of round {self._plan.seed}" for n in range(self._dice.randint(2, 8))]
+            case "another text":
+                for place in self._dice.sample(range(len(job.texts)), min(3, len(job.texts))):
+                    job.texts[place] = f"Rewritten {self._dice.getrandbits(32)} of round {self._plan.seed}"
+            case _:
+                del job.texts[max(2, len(job.texts) - 2) :]
+        job.edited, job.over = True, None
+        self._texts.update(job.texts)
+        self._say(f"{job.name}: edited ({change})")
+
+    def _arguments(self, job: _Job, *, hold: bool | None = None) -> list[str]:
+        more: dict[str, Any] = {
+            "matrix": {"size": list(self._plan.sizes)},
+            "settings": {"quality": "low"},
+            "timeouts": {"first_byte_s": 20, "stall_s": 1.0},
+        }
+        if self._plan.cap_microusd is not None:
+            more["budget"] = {"usd": f"{self._plan.cap_microusd / 1e6:.6f}", "per": "job"}
+        bench = dataclasses.replace(self._bench, prompts=tuple(job.texts))
+        manifest = bench.write(concurrency=self._plan.concurrency, job=job.name, name=job.template, more=more)
+        held = self._plan.hold if hold is None else hold
+        return [*bench.arguments(manifest), *(["--in-doubt", "hold"] if held else [])]
+
+    def _images(self) -> dict[str, str]:
+        return {
+            path: digest
+            for path, digest in laws.files_below(self._bench.output).items()
+            if path.split("/")[1:2] in (["images"], ["superseded"])
+        }
+
+    def _hold(self, problems: Iterator[str] | list[str]) -> None:
+        for problem in problems:
+            self._problem(problem)
+
+    def _problem(self, words: str) -> None:
+        if words not in self.report.problems:
+            self._say(f"PROBLEM: {words}")
+            self.report.problems.append(words)
+
+    def _say(self, words: str) -> None:
+        self.report.story.append(words)
+
+
+def _name(step: Step) -> str:
+    return step.name if step.when in step.name else f"{step.name} ({step.when})"

@@ -1,0 +1,154 @@
+"""The steps of a run at which it can be killed: one list, for the tests of single steps and for the campaign.
+
+Owns their names, their places in the code, and what a death there costs. To add a step, add a line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+LEDGER = "runner.ledger.ledger:Ledger."
+WRITER = "runner.ledger.writer:Writer."
+CHANGE = "runner.ledger.attempts:"
+STORE = "runner.store.store:Store."
+PARTIAL = "runner.store.store:Partial."
+CLIENT = "runner.provider.client:Client."
+ATTEMPT = "runner.engine.attempt:Attempt."
+REQUEST = "aiohttp.client_reqrep:ClientRequest."
+RECOVERY = "runner.engine.recovery:"
+COMMIT = "sqlalchemy.engine.default:DefaultDialect.do_commit"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One instant of an image's way, and what it costs to die there while it is the only image under way.
+
+    Attributes:
+        name: what has (or has not) just happened, in a person's words.
+        place: the function or method, as `module:Class.method`.
+        when: `before` it is entered, or `after` it has returned.
+        more: requests that are repeated.
+        adopted: images that are taken over from the dead run.
+        in_doubt: attempts whose cost stays in doubt.
+        pause_s: how long the process stands still before it dies.
+    """
+
+    name: str
+    place: str
+    when: str
+    more: int = 0
+    adopted: int = 0
+    in_doubt: int = 0
+    pause_s: float = 0.0
+
+    def kill(self, nth: int) -> dict[str, Any]:
+        """The order to die at the `nth` call."""
+        return {"place": self.place, "when": self.when, "nth": nth, "pause_s": self.pause_s}
+
+
+IMAGE = [
+    Step("attempt not on record", f"{WRITER}begin", "before"),
+    Step("attempt recorded, not committed", f"{CHANGE}begin", "after"),
+    # On record, not yet sent: nobody can tell.
+    Step("attempt committed", f"{WRITER}begin", "after", in_doubt=1),
+    Step("request not begun", f"{CLIENT}generate", "before", in_doubt=1),
+    Step("request not sent", f"{REQUEST}write_bytes", "before", in_doubt=1),
+    # The peer has it, and bills it: the image that comes of it has nobody to go to.
+    Step("request sent", f"{REQUEST}write_bytes", "after", more=1, in_doubt=1, pause_s=0.1),
+    Step("headers received", f"{ATTEMPT}_heed", "before", more=1, in_doubt=1),
+    Step("headers heeded", f"{ATTEMPT}_heed", "after", more=1, in_doubt=1),
+    Step("piece of the body received", f"{PARTIAL}write", "before", more=1, in_doubt=1),
+    Step("half the body written", f"{PARTIAL}write", "after", more=1, in_doubt=1),
+    # Whole on disk, its usage lost with the process.
+    Step("temporary file written", f"{CLIENT}generate", "after", adopted=1, in_doubt=1),
+    Step("temporary file not flushed", f"{PARTIAL}seal", "before", adopted=1, in_doubt=1),
+    Step("temporary file flushed", f"{PARTIAL}seal", "after", adopted=1, in_doubt=1),
+    Step("cost not on record", f"{WRITER}received", "before", adopted=1, in_doubt=1),
+    Step("cost recorded, not committed", f"{CHANGE}received", "after", adopted=1, in_doubt=1),
+    Step("cost committed", f"{WRITER}received", "after", adopted=1),
+    Step("not renamed", f"{STORE}place", "before", adopted=1),
+    Step("renamed", f"{STORE}place", "after", adopted=1),
+    Step("done not on record", f"{WRITER}saved", "before", adopted=1),
+    Step("done recorded, not committed", f"{CHANGE}saved", "after", adopted=1),
+    Step("ledger committed", f"{WRITER}saved", "after"),
+]
+"""Every step of an image's way, in order."""
+
+FRAME = [
+    Step("tasks enrolled", f"{LEDGER}enrol", "after"),
+    Step("revision not active", "runner.ledger.enrol:activate", "before"),
+    Step("ledger not made", "runner.ledger.database:_migrate", "before"),
+    Step("ledger made", "runner.ledger.database:_migrate", "after"),
+    Step("run not on record", f"{LEDGER}begin_run", "before"),
+    Step("run on record", f"{LEDGER}begin_run", "after"),
+    Step("end of the run not on record", f"{LEDGER}end_run", "before"),
+    Step("end of the run on record", f"{LEDGER}end_run", "after"),
+]
+"""Before and after all images: nothing is in flight, so nothing is lost."""
+
+FAILURE = [
+    Step(name, f"{WRITER}{method}", when)
+    for method in ("lost", "unsaved")
+    for name, when in ((f"{method} not on record", "before"), (f"{method} on record", "after"))
+]
+"""Around the record of a request that brought no image; what it costs depends on the failure."""
+
+CLEARING = [
+    Step(f"{name}, {when}", place, when)
+    for name, place in (
+        ("recover", f"{RECOVERY}recover"),
+        ("adopt", f"{LEDGER}adopt"),
+        ("found", f"{LEDGER}found"),
+        ("lose", f"{LEDGER}lose"),
+        ("retry", f"{LEDGER}retry"),
+        ("examine", f"{STORE}examine_partial"),
+        ("place", f"{STORE}place"),
+        ("sweep", f"{STORE}sweep"),
+    )
+    for when in ("before", "after")
+]
+"""What a run does first after a dead one."""
+
+NAMING = [
+    Step(f"{name}, {when}", place, when)
+    for name, place in (
+        ("reuse", f"{LEDGER}reuse"),
+        ("link", f"{STORE}link"),
+        ("move", f"{STORE}move"),
+        ("moved", f"{LEDGER}asset_moved"),
+        ("keep aside", f"{STORE}keep_aside"),
+        ("release", f"{STORE}release"),
+    )
+    for when in ("before", "after")
+]
+"""What a run does before its first request when others have its images, or its manifest gives new names."""
+
+SYSTEM = [
+    Step(f"{name}, {when}", place, when)
+    for name, place in (
+        ("any commit", COMMIT),
+        ("any group of changes", f"{WRITER}_commit"),
+        ("any fsync", "os:fsync"),
+        ("any write", "os:write"),
+        ("any rename", "os:rename"),
+        ("any link", "os:link"),
+        ("any unlink", "os:unlink"),
+    )
+    for when in ("before", "after")
+]
+"""What the steps above come to below them, wherever it happens."""
+
+INSIDE = [
+    Step(f"{name}, inside", place, "during")
+    for name, place in (
+        ("any commit", COMMIT),
+        ("any fsync", "os:fsync"),
+        ("enrol", f"{LEDGER}enrol"),
+        ("migrate", "runner.ledger.database:_migrate"),
+        ("recover", f"{RECOVERY}recover"),
+        ("reuse", f"{RECOVERY}reuse"),
+        ("tidy", f"{RECOVERY}tidy"),
+    )
+]
+"""What takes long enough to be killed in the middle of, some milliseconds in."""

@@ -4,6 +4,7 @@ Owns how an image is asked of the Images API and what its answers and errors mea
 record: one call is one request. The SDK's own retries are off: they would pass the pacing and the ledger by.
 """
 
-from runner.provider.client import Client, Endpoint, Made, ModelInfo, Timeouts, connect
+from runner.provider.client import Client, Made, ModelInfo, connect
+from runner.provider.endpoint import Endpoint, Timeouts
 
 __all__ = ["Client", "Endpoint", "Made", "ModelInfo", "Timeouts", "connect"]

@@ -1,16 +1,15 @@
 """One image of one request: through the `openai` SDK, its body streamed into a sink.
 
-Owns the SDK, the HTTP client under it, time-outs, and the line between "the request never left" and "it may have been
-billed". Everything it raises is one of `runner.errors`.
+Owns the SDK, time-outs, and the line between "the request never left" and "it may have been billed". Everything it
+raises is one of `runner.errors`, and nothing that it raises or returns has the key in it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,67 +18,20 @@ import anyio
 import httpx2
 import openai
 
-from runner.errors import InputError, Lost, ProviderError, Retryable, StopRun, Unusable
+from runner.errors import Lost, ProviderError, Retryable, StopRun, Unusable, Usage
 from runner.provider.decode import AnswerDecoder, BadAnswer, Envelope, Sink
+from runner.provider.endpoint import Endpoint, Timeouts, is_loopback
+from runner.provider.redact import Redaction
 from runner.provider.translate import clean, date_of, error_of, heard
+from runner.provider.transport import causes, http_client, keyless_logs, never_left, reason, timed_out
 from runner.rules.pacing import Heard
 from runner.tasks import API_DEFAULTS, ImageRequest
 
 MAX_ANSWER_BYTES = 512 << 20
 """A body longer than this is no image answer."""
-LEAST_KEY_CHARS = 12
-"""What is shorter is a word that a simulator takes for a key, and no secret."""
 
-_NEVER_LEFT = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ConnectionTimeoutError,
-    aiohttp.InvalidURL,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where requests go. The key is kept out of every text that is made of this."""
-
-    provider: str
-    base_url: str
-    api_key: str = field(repr=False)
-
-    @classmethod
-    def checked(cls, provider: str, base_url: str, api_key: str, *, insecure: bool) -> Endpoint:
-        """An endpoint whose URL is fit to carry a key.
-
-        Raises:
-            InputError: not an http(s) URL, or plain HTTP to another machine without `insecure`.
-        """
-        try:
-            parts = urlsplit(base_url)
-            host, port_is_fine = parts.hostname, parts.port is None or parts.port > 0
-        except ValueError:
-            parts, host, port_is_fine = urlsplit(""), None, False
-        if parts.scheme not in ("http", "https") or not host or not port_is_fine:
-            shown = clean(base_url.rpartition("@")[2])  # what stands before an @ may be a password
-            raise InputError(f"{shown!r} is not a base URL", hint="it looks like https://api.openai.com/v1")
-        if parts.username or parts.password:
-            raise InputError(f"the base URL of {host} carries a password", hint="give the key with --api-key-env NAME")
-        if parts.query or parts.fragment:
-            raise InputError(f"the base URL of {host} has a query or a fragment", hint="it ends in a path such as /v1")
-        if parts.scheme == "http" and not _is_loopback(host) and not insecure:
-            raise InputError(
-                f"the base URL {clean(base_url)} is plain HTTP: key and prompts would cross the network in the clear",
-                hint="use https://, or --insecure if that network is yours",
-            )
-        return cls(provider, base_url.rstrip("/"), api_key)
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long to wait, in seconds: for a connection, the first byte, the next byte, and the whole answer."""
-
-    connect_s: float = 10.0
-    first_byte_s: float = 300.0
-    stall_s: float = 60.0
-    total_s: float = 600.0
+_UNREADABLE = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, aiohttp.ClientError, OSError, ValueError)
+"""What goes wrong while bytes of another are read, time-outs among it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,34 +56,38 @@ class ModelInfo:
 @asynccontextmanager
 async def connect(endpoint: Endpoint, timeouts: Timeouts, *, connections: int) -> AsyncIterator[Client]:
     """A client for the block, with room for `connections` requests at a time."""
-    http = openai.DefaultAioHttpClient(
-        timeout=httpx2.Timeout(None, connect=timeouts.connect_s),
-        limits=httpx2.Limits(max_connections=connections + 4, max_keepalive_connections=connections + 4),
-        follow_redirects=False,
-    )
-    async with openai.AsyncOpenAI(
-        api_key=endpoint.api_key,
-        base_url=endpoint.base_url,
-        max_retries=0,
-        http_client=http,
-        timeout=httpx2.Timeout(None, connect=timeouts.connect_s),
-    ) as sdk:
-        if endpoint.provider != "openai":
-            # The SDK reads them from the environment for every server; they are nobody else's business.
-            sdk.organization = sdk.project = None
-        yield Client(endpoint, timeouts, sdk, http)
+    http = http_client(connect_s=timeouts.connect_s, stall_s=timeouts.stall_s, connections=connections)
+    redaction = Redaction(endpoint.api_key, public=endpoint.provider)
+    with keyless_logs(redaction):
+        async with openai.AsyncOpenAI(
+            api_key=endpoint.api_key,
+            base_url=endpoint.base_url,
+            max_retries=0,
+            http_client=http,
+            timeout=httpx2.Timeout(None, connect=timeouts.connect_s),
+        ) as sdk:
+            if endpoint.provider != "openai":
+                # The SDK reads them from the environment for every server; they are nobody else's business.
+                sdk.organization = sdk.project = None
+            yield Client(endpoint, timeouts, sdk, http, redaction)
 
 
 class Client:
     """One provider endpoint; safe for many requests at a time."""
 
     def __init__(
-        self, endpoint: Endpoint, timeouts: Timeouts, sdk: openai.AsyncOpenAI, http: httpx2.AsyncClient
+        self,
+        endpoint: Endpoint,
+        timeouts: Timeouts,
+        sdk: openai.AsyncOpenAI,
+        http: httpx2.AsyncClient,
+        redaction: Redaction,
     ) -> None:
         self.endpoint = endpoint
         self._timeouts = timeouts
         self._sdk = sdk
         self._http = http
+        self._redaction = redaction
 
     async def generate(
         self,
@@ -152,17 +108,14 @@ class Client:
             name: value for name, default in API_DEFAULTS.items() if (value := getattr(request, name)) != default
         }
         answer = _Answer()
-        with self._keyless(), suppress(TimeoutError):
-            with anyio.move_on_after(self._timeouts.total_s):
-                return await self._generate(request.prompt, model, words, sink, on_headers, answer)
-            answer.waiting_for = "timeout_total"
-        waited, what = answer.overdue(self._timeouts)
-        raise Lost(
-            f"{what} within {waited:g} s",
-            code=answer.waiting_for,
-            http_status=answer.http_status,
-            request_id=answer.request_id,
-        )
+        outer = _PassingSink(sink)
+        with self._keyless(outer):
+            with suppress(TimeoutError):
+                with anyio.move_on_after(self._timeouts.total_s):
+                    made = await self._generate(request.prompt, model, words, outer, on_headers, answer)
+                    return self._without_key(made)
+                answer.waiting_for = "timeout_total"
+            raise answer.overdue(self._timeouts)
 
     async def model(self, name: str) -> ModelInfo:
         """What the provider says of a model; free of charge.
@@ -170,8 +123,15 @@ class Client:
         Raises:
             ProviderError: it is not served, or there is no answer that can be read.
         """
-        with self._keyless():
-            return await self._model(name)
+        with self._keyless(None):
+            info = await self._model(name)
+        text, optional = self._redaction.text, self._redaction.optional
+        return replace(
+            info,
+            id=text(info.id),
+            owned_by=optional(info.owned_by),
+            shutdown_date=optional(info.shutdown_date),
+        )
 
     async def _model(self, name: str) -> ModelInfo:
         try:
@@ -182,8 +142,8 @@ class Client:
             raise Retryable("no answer to a question about a model", code="timeout_first_byte") from None
         except openai.OpenAIError as error:
             raise self._translated(error, name) from error
-        except (aiohttp.ClientError, ValueError) as error:
-            raise Retryable(f"the answer about a model cannot be read ({_reason(error)})", code="bad_answer") from error
+        except _UNREADABLE as error:
+            raise Retryable(f"the answer about a model cannot be read ({reason(error)})", code="bad_answer") from error
         told = {field: getattr(found, field, None) for field in ("id", "owned_by", "shutdown_date")}
         words = {field: clean(value) for field, value in told.items() if isinstance(value, str)}
         if "id" not in words:
@@ -208,6 +168,7 @@ class Client:
                     )
                 answer.http_status = response.status_code
                 answer.request_id = _request_id(response.headers)
+                answer.headers = response.headers
                 on_headers(heard(response.headers))
                 answer.waiting_for = "timeout_stall"
                 await self._feed(decoder, response.http_response)
@@ -222,7 +183,7 @@ class Client:
                 if isinstance(error, TimeoutError):
                     raise
                 raise Lost(
-                    f"the connection broke in the middle of the answer ({_reason(error)})",
+                    f"the connection broke in the middle of the answer ({reason(error)})",
                     code="connection_cut",
                     http_status=answer.http_status,
                     request_id=answer.request_id,
@@ -233,59 +194,93 @@ class Client:
         except BadAnswer as error:
             raise _explained(error, answer) from None
         if envelope.image_bytes == 0 and envelope.url is not None:
-            await self._fetch(envelope.url, sink, envelope, answer)
+            answer.usage = envelope.usage
+            await self._fetch(envelope.url, sink, answer)
         return Made(envelope, answer.http_status or 200, answer.request_id)
 
     async def _feed(self, decoder: AnswerDecoder, response: httpx2.Response) -> None:
         chunks = response.aiter_bytes()
         received = 0
         while True:
-            with anyio.fail_after(self._timeouts.stall_s):
-                try:
-                    chunk = await anext(chunks)
-                except StopAsyncIteration:
-                    return
+            chunk = await self._next(chunks)
+            if chunk is None:
+                return
             received += len(chunk)
             if received > MAX_ANSWER_BYTES:
                 raise Unusable(f"the answer is longer than {MAX_ANSWER_BYTES} bytes", code="answer_too_large")
             decoder.feed(chunk)
 
-    async def _fetch(self, url: str, sink: Sink, envelope: Envelope, answer: _Answer) -> None:
+    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        """The next bytes of a body, None at its end; TimeoutError when none come for too long."""
+        with anyio.fail_after(self._timeouts.stall_s):
+            return await anext(chunks, None)
+
+    async def _fetch(self, url: str, sink: Sink, answer: _Answer) -> None:
         """Get an image that a gateway has put behind a URL: it is paid for, so it is not thrown away."""
         try:
             parts = urlsplit(url)
             own_host = urlsplit(self.endpoint.base_url).hostname or ""
-            loopback = _is_loopback(parts.hostname or "") and _is_loopback(own_host)
+            loopback = is_loopback(parts.hostname or "") and is_loopback(own_host)
             if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
                 raise ValueError("it is not an https URL")
-            async with self._http.stream("GET", url, follow_redirects=not loopback) as response:
+            async with AsyncExitStack() as stack:
+                with anyio.fail_after(self._timeouts.first_byte_s):
+                    response = await stack.enter_async_context(
+                        self._http.stream("GET", url, follow_redirects=not loopback)
+                    )
                 if response.status_code != 200:
                     raise ValueError(f"HTTP {response.status_code}")
-                received = 0
-                async for chunk in response.aiter_bytes():
+                chunks, received = response.aiter_bytes(), 0
+                while (chunk := await self._next(chunks)) is not None:
                     received += len(chunk)
                     if received > MAX_ANSWER_BYTES:
                         raise ValueError(f"it is longer than {MAX_ANSWER_BYTES} bytes")
                     sink.write(chunk)
-        except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, aiohttp.ClientError, ValueError) as error:
-            raise Unusable(
-                f"the answer names a URL instead of carrying the image, and that cannot be fetched ({_reason(error)})",
-                code="url_not_fetched",
-                http_status=answer.http_status,
-                request_id=answer.request_id,
-                usage=envelope.usage,
-            ) from error
+        except _UNREADABLE as error:
+            raise answer.not_fetched(reason(error)) from error
 
     @contextmanager
-    def _keyless(self) -> Iterator[None]:
-        """Take the key out of what the block raises: a gateway may repeat it in its errors."""
+    def _keyless(self, sink: _PassingSink | None) -> Iterator[None]:
+        """Take the key, and what could carry it, out of whatever the block raises.
+
+        A gateway may repeat the key anywhere in its answer, and the errors of SDK and HTTP client hold the answer and
+        the request: a chain of causes would show them in a traceback. Their words are in the message already. What
+        nobody foresaw becomes an error of this request instead of ending the run.
+        """
         try:
             yield
         except ProviderError as error:
-            if len(self.endpoint.api_key) >= LEAST_KEY_CHARS:
-                error.message = error.message.replace(self.endpoint.api_key, "[key]")
-                error.args = (error.message,)
-            raise
+            clear = error
+        except Exception as error:
+            if sink is not None and error is sink.raised:
+                raise
+            clear = Lost(f"the answer could not be read ({reason(error)})", code="unexpected_answer")
+        else:
+            return
+        text = self._redaction.text
+        clear.message = text(clear.message)
+        clear.args = (clear.message,)
+        clear.code = text(clear.code)
+        clear.hint = self._redaction.optional(clear.hint)
+        clear.request_id = self._redaction.optional(clear.request_id)
+        clear.__cause__ = clear.__context__ = None
+        raise clear
+
+    def _without_key(self, made: Made) -> Made:
+        """The same answer, fit for a ledger."""
+        told = made.envelope
+        optional = self._redaction.optional
+        envelope = replace(
+            told,
+            size=optional(told.size),
+            quality=optional(told.quality),
+            background=optional(told.background),
+            output_format=optional(told.output_format),
+            usage_json=optional(told.usage_json),
+            url=optional(told.url),
+            error=None,
+        )
+        return replace(made, envelope=envelope, request_id=optional(made.request_id))
 
     def _translated(self, error: openai.OpenAIError, model: str) -> ProviderError:
         if isinstance(error, openai.APIStatusError):
@@ -298,15 +293,33 @@ class Client:
                 now=dt.datetime.now(dt.UTC),
             )
         if isinstance(error, openai.APIConnectionError):
-            causes = _causes(error)
-            never_left = next((cause for cause in causes if isinstance(cause, _NEVER_LEFT)), None)
-            if never_left is not None:
-                reason = _reason(never_left)
-                return Retryable(f"cannot reach {self.endpoint.base_url} ({reason})", code="connection_failed")
-            return Lost(f"the connection broke before an answer came ({_reason(causes[-1])})", code="connection_cut")
+            cause = never_left(error)
+            if cause is not None:
+                return Retryable(
+                    f"cannot reach {self.endpoint.base_url} ({reason(cause)})",
+                    code="timeout_connect" if timed_out(cause) else "connection_failed",
+                )
+            innermost = reason(causes(error)[-1])
+            return Lost(f"the connection broke before an answer came ({innermost})", code="connection_cut")
         if isinstance(error, openai.APIResponseValidationError):
             return Lost(clean(str(error)), code="bad_answer", http_status=error.status_code)
         return StopRun(clean(str(error)), code="sdk_error", hint="this is not an answer of the provider: see the log")
+
+
+class _PassingSink:
+    """The sink of a caller, whose own errors are told apart from those of an answer."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.raised: Exception | None = None
+
+    def write(self, data: bytes, /) -> object:
+        """As the sink has it."""
+        try:
+            return self._sink.write(data)
+        except Exception as error:
+            self.raised = error
+            raise
 
 
 @dataclass(slots=True)
@@ -316,16 +329,33 @@ class _Answer:
     waiting_for: str = "timeout_first_byte"
     http_status: int | None = None
     request_id: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    usage: Usage | None = None
+    """What an answer without its image said of its cost."""
 
-    def overdue(self, timeouts: Timeouts) -> tuple[float, str]:
-        """Which wait ended in a time-out: its length in seconds, and what did not come."""
+    def overdue(self, timeouts: Timeouts) -> ProviderError:
+        """The error of a wait that was too long."""
         match self.waiting_for:
             case "timeout_first_byte":
-                return timeouts.first_byte_s, "no answer"
+                waited_s, what = timeouts.first_byte_s, "no answer"
             case "timeout_stall":
-                return timeouts.stall_s, "the answer stalled: nothing more came"
+                waited_s, what = timeouts.stall_s, "the answer stalled: nothing more came"
             case _:
-                return timeouts.total_s, "no whole answer"
+                waited_s, what = timeouts.total_s, "no whole answer"
+        words = f"{what} within {waited_s:g} s"
+        if self.usage is not None:
+            return self.not_fetched(words)
+        return Lost(words, code=self.waiting_for, http_status=self.http_status, request_id=self.request_id)
+
+    def not_fetched(self, why: str) -> Unusable:
+        """The error of an image that a gateway put elsewhere: what the answer said of its cost still counts."""
+        return Unusable(
+            f"the answer names a URL instead of carrying the image, and that cannot be fetched ({why})",
+            code="url_not_fetched",
+            http_status=self.http_status,
+            request_id=self.request_id,
+            usage=self.usage,
+        )
 
 
 def _explained(error: BadAnswer, answer: _Answer) -> ProviderError:
@@ -333,7 +363,12 @@ def _explained(error: BadAnswer, answer: _Answer) -> ProviderError:
     envelope = error.envelope
     if envelope is not None and envelope.error is not None and envelope.usage is None:
         inner = error_of(
-            500, envelope.error, {}, request_id=answer.request_id, model="the model", now=dt.datetime.now(dt.UTC)
+            500,
+            envelope.error,
+            answer.headers,
+            request_id=answer.request_id,
+            model="the model",
+            now=dt.datetime.now(dt.UTC),
         )
         inner.http_status = answer.http_status
         return inner
@@ -346,31 +381,6 @@ def _explained(error: BadAnswer, answer: _Answer) -> ProviderError:
     )
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _request_id(headers: Mapping[str, str]) -> str | None:
     value = headers.get("x-request-id")
     return clean(value)[:200] if value else None
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """An error and its causes, the innermost last.
-
-    All of them count: the HTTP client maps every lost connection to a time-out of connecting, and under the word for a
-    connection that was never made lies the system's own.
-    """
-    found = [error]
-    while (cause := found[-1].__cause__) is not None:
-        found.append(cause)
-    return found
-
-
-def _reason(error: BaseException) -> str:
-    return clean(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)

@@ -1,4 +1,4 @@
-"""What an images answer says beside its image: parsed strictly as JSON, then read with lenience.
+"""What an images answer says beside its image: parsed as JSON, then read with lenience.
 
 Owns `Envelope` and the shapes of a stranger's fields: a field that is missing or of the wrong type is None, never an
 error, because the image beside it is paid for. Refuses to know how the bytes were received and where the image went.
@@ -7,13 +7,15 @@ error, because the image beside it is paid for. Refuses to know how the bytes we
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
-from typing import Final, NoReturn
+from typing import Final
 
 from runner.errors import Usage
 
 MAX_COUNT_TOKENS: Final = 10**9
 """A token count above this is a fault of the sender, not a bill."""
+_MAX_DIGITS: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,15 @@ class Envelope:
 
 
 def parse(text: bytes | bytearray) -> dict[str, object]:
-    """Parse the text of an answer: UTF-8, an object, no NaN.
+    """Parse the text of an answer: UTF-8, an object.
+
+    A number that is none, or beyond measure (NaN, 1e999, thousands of digits), is None, as any field of a wrong type.
 
     Raises:
         ValueError: it is anything else (a `json.JSONDecodeError` and a `UnicodeDecodeError` are ValueErrors too).
     """
     try:
-        answer = json.loads(text.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        answer = json.loads(text.decode("utf-8-sig"), parse_int=_int, parse_float=_float, parse_constant=_none)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(answer, dict):
@@ -53,8 +57,17 @@ def parse(text: bytes | bytearray) -> dict[str, object]:
     return answer
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+def _int(text: str) -> int | None:
+    return int(text) if len(text) <= _MAX_DIGITS else None
+
+
+def _float(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _none(_name: str) -> None:
+    return None
 
 
 def first_item(answer: dict[str, object]) -> dict[str, object]:

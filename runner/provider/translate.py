@@ -18,6 +18,8 @@ from runner.errors import Lost, ModelGone, ProviderError, RateLimited, Refused, 
 from runner.rules.pacing import Heard
 
 MAX_MESSAGE_CHARS = 400
+MAX_DURATION_CHARS = 100
+"""What is longer is no duration, and a row of digits takes the square of its length to look through."""
 
 _KEY = re.compile(r"\b(sk|sess|rk)-[^\s'\",.]{4,}")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
@@ -82,7 +84,7 @@ def error_of(
             hint="the organisation may have to be verified for this model, or the key lacks permission",
             **named,
         )
-    if status == 429:
+    if status == 429 or code == "rate_limit_exceeded":
         return RateLimited(
             message,
             code=code or "rate_limit_exceeded",
@@ -120,6 +122,8 @@ def heard(headers: Mapping[str, str]) -> dict[str, Heard]:
     for gate, names in _GATES.items():
         for name in names:
             limit = _number(headers.get(f"x-ratelimit-limit-{name}"))
+            if limit is not None and limit < 1:
+                limit = None  # with such a limit nothing could ever be asked, and something was just answered
             remaining = _number(headers.get(f"x-ratelimit-remaining-{name}"))
             reset = headers.get(f"x-ratelimit-reset-{name}")
             reset_s = duration_s(reset) if reset is not None else None
@@ -131,7 +135,7 @@ def heard(headers: Mapping[str, str]) -> dict[str, Heard]:
 
 def duration_s(text: str) -> float | None:
     """Seconds in `1s`, `6m0s`, `350ms`, `1h2m3s` or a bare number."""
-    parts = _DURATION.findall(text)
+    parts = _DURATION.findall(text[:MAX_DURATION_CHARS])
     if parts:
         seconds = float(sum(float(amount) * _SECONDS[unit] for amount, unit in parts))
         return seconds if math.isfinite(seconds) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.errors import InputError
-from runner.provider.client import Endpoint
+from runner.provider.endpoint import Endpoint
 
 KEY = "sk-proj-Abc123_def-456GHI789"
 SECRET = "hunter2"

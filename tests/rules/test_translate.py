@@ -280,6 +280,8 @@ def limits(kind: str, limit: str = "50", remaining: str = "0", reset: str = "6m0
         ({"x-ratelimit-reset-requests": "1s"}, {}),
         (limits("requests", "many", "-1", "soon"), {}),
         (limits("requests", "nan", "inf", "1s"), {}),
+        (limits("requests", "0.01", "3", "1s"), {"requests": Heard(None, 3, 1)}),
+        (limits("requests", "0", "", ""), {}),
         (limits("requests", "50", "3", "soon"), {"requests": Heard(50, 3)}),
         (limits("unicorns"), {}),
     ],

@@ -9,6 +9,7 @@ Owns the simulators, the sequence of rounds, the totals and how they look. A rou
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import sys
@@ -170,7 +171,9 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="where the folders of violated rounds stay [a temporary folder]")
     given = parser.parse_args()
     keep = given.keep or Path(tempfile.mkdtemp(prefix="runner-crash-"))
-    totals = campaign(given.kills, given.seed, tell=_print, keep=keep, round_seed=given.round_seed)
+    with tempfile.TemporaryDirectory(prefix="runner-state-") as state:
+        os.environ["XDG_STATE_HOME"] = state  # the runs pace each other there, and nobody else
+        totals = campaign(given.kills, given.seed, tell=_print, keep=keep, round_seed=given.round_seed)
     for line in totals.lines():
         _print(line)
     if given.keep is None and not totals.failed:

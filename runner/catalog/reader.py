@@ -7,6 +7,7 @@ everything else is replaced. Refuses to know what the figures mean.
 from __future__ import annotations
 
 import importlib.resources
+import stat
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from runner.catalog.types import Catalog
 from runner.errors import InputError
 
 MAX_DEPTH = 20
+MAX_VALUE_CHARS = 2000
+MAX_BYTES = 4 * 1024 * 1024
+_HINT = "`runner models --source` prints a catalog to write like"
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -44,35 +48,46 @@ def load(override: Path | None = None) -> Catalog:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where}: {key}: {first['msg']}", hint="see `runner models --help`") from None
+        raise InputError(f"{where}: {key}: {first['msg']}", hint=_HINT) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+        # A pipe could be waited for without end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(0, "it is not an ordinary file")
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        text = raw.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: cannot be read: {reason}", hint=_HINT) from None
+    if len(raw) > MAX_BYTES:
+        raise InputError(f"{path}: more than {MAX_BYTES // 1024**2} MiB is no catalog", hint=_HINT)
     try:
         _refuse_bombs(path, text)
         data = yaml.load(text, _Loader)  # noqa: S506  # as above
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}: not valid YAML: {error}", hint=_HINT) from None
     if not isinstance(data, dict):
-        raise InputError(f"{path}: a catalog is a mapping with any of: providers, models, prices, tiers, sources")
+        message = "a catalog is a mapping with any of: providers, models, prices, tiers, sources"
+        raise InputError(f"{path}: {message}", hint=_HINT)
     own = {key: value for key, value in data.items() if key != "version"}
     own["version"] = data.get("version", f"own:{path.name}")
     return own
 
 
 def _refuse_bombs(path: Path, text: str) -> None:
-    """A catalog needs no YAML aliases and no depth, and refusing both leaves no room for a bomb."""
+    """A catalog needs no YAML aliases, no depth and no long values; refusing them leaves no room for a bomb."""
     depth = 0
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.AliasEvent):
-            raise InputError(f"{path}: YAML aliases are not allowed in a catalog")
+            raise InputError(f"{path}: YAML aliases are not allowed in a catalog", hint="write the value out")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_VALUE_CHARS:
+            raise InputError(f"{path}: a value of more than {MAX_VALUE_CHARS} characters", hint=_HINT)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise InputError(f"{path}: it is nested too deeply to be a catalog")
+            raise InputError(f"{path}: it is nested too deeply to be a catalog", hint=_HINT)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +107,8 @@ def _merge_prices(base: list[Any], over: list[Any]) -> list[Any]:
     def identity(entry: Any) -> Any:
         if not isinstance(entry, dict):
             return None
-        return (entry.get("provider"), entry.get("model"), entry.get("delivery", "online"))
+        words = (entry.get("provider"), entry.get("model"), entry.get("delivery", "online"))
+        return words if all(isinstance(word, str) for word in words) else None
 
     replaced = {identity(entry) for entry in over}
     return [entry for entry in base if identity(entry) not in replaced] + over

@@ -8,32 +8,46 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from runner.errors import InputError
 
 Delivery = Literal["online", "batch"]
 
 
+MOST_USD = 1_000_000
+"""A price above this, per image or per million tokens, is a slip of the keyboard."""
+MOST_TOKENS = 10**9
+_MOST_SIDE_CHARS = 6
+
+
+def _number(value: object) -> object:
+    """`off` is false to YAML, and false would be a price of nothing."""
+    if isinstance(value, bool):
+        raise ValueError("write a number: YAML reads this as true or false")
+    return value
+
+
 def _exact(value: object) -> object:
     """A YAML float goes through its shortest text, so that 0.1 stays 0.1."""
-    return str(value) if isinstance(value, float) else value
+    return str(value) if isinstance(value, float) else _number(value)
 
 
-Usd = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0)]
+Usd = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=MOST_USD, max_digits=28)]
 
 
 def _size(value: str) -> str:
     width, _, height = value.partition("x")
-    if not all(side.isascii() and side.isdigit() and int(side) > 0 for side in (width, height)):
+    sides = (width, height)
+    if not all(s.isascii() and s.isdigit() and len(s) <= _MOST_SIDE_CHARS and int(s) > 0 for s in sides):
         raise ValueError(f"{value!r} is not WIDTHxHEIGHT")
     return value
 
 
 Size = Annotated[str, AfterValidator(_size)]
-Tokens = Annotated[int, Field(ge=0)]
+Tokens = Annotated[int, BeforeValidator(_number), Field(ge=1, le=MOST_TOKENS)]
 
 
 class _Data(BaseModel):
@@ -96,9 +110,9 @@ class Model(_Data):
     """
 
     name: str
-    sizes: tuple[Size, ...]
+    sizes: Annotated[tuple[Size, ...], Field(min_length=1)]
     free_sizes: FreeSizes | None = None
-    qualities: tuple[str, ...]
+    qualities: Annotated[tuple[str, ...], Field(min_length=1)]
     backgrounds: tuple[str, ...] = ("auto", "opaque", "transparent")
     output_formats: tuple[str, ...] = ("png", "jpeg", "webp")
     moderations: tuple[str, ...] = ("auto", "low")
@@ -150,8 +164,8 @@ class Prices(_Data):
 class TierLimits(_Data):
     """What a usage tier allows per minute."""
 
-    images_per_minute: int = Field(ge=1)
-    tokens_per_minute: int = Field(ge=1)
+    images_per_minute: Tokens
+    tokens_per_minute: Tokens
 
 
 class Catalog(_Data):
@@ -164,6 +178,28 @@ class Catalog(_Data):
     prices: tuple[Prices, ...]
     tiers: dict[int, TierLimits]
     tiers_source: str
+
+    @model_validator(mode="after")
+    def _prices_name_what_there_is(self) -> Self:
+        """A price of a model or a provider that is not here is a slip, and would never be found."""
+        for index, prices in enumerate(self.prices):
+            for kind, name, known in (
+                ("model", prices.model, self.models),
+                ("provider", prices.provider, self.providers),
+            ):
+                if name not in known:
+                    raise ValueError(f"prices.{index} names the {kind} {name!r}, which is not under `{kind}s`")
+        return self
+
+    @model_validator(mode="after")
+    def _what_has_a_price_has_tokens(self) -> Self:
+        """Without them an image would be reserved at nothing, and the cap would not hold."""
+        for name in {prices.model for prices in self.prices}:
+            model = self.models[name]
+            bare = [quality for quality in model.qualities if not model.output_tokens.get(quality)]
+            if bare:
+                raise ValueError(f"{name} has a price, and its output_tokens have no size for the quality {bare[0]!r}")
+        return self
 
     def provider(self, name: str) -> Provider:
         """Raises InputError, with the nearest name, for a provider that the catalog does not have."""

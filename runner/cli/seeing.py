@@ -9,11 +9,12 @@ import sys
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from runner.cli import console, options
+from runner.errors import InputError
 
 if TYPE_CHECKING:
     from runner.ledger import Job, Ledger
@@ -127,11 +128,10 @@ def export(
     """Write every wanted image of a job with its file, tokens and cost, as a stream."""
     from runner.report.export import export as write
 
-    with (
-        _open(output, ledger) as opened,
-        to.open("w", encoding="utf-8", newline="") if to is not None else nullcontext(sys.stdout) as stream,
-    ):
-        count = write(opened, _jobs(opened, job)[0], form.value, stream)
+    with _open(output, ledger) as opened:
+        found = _jobs(opened, job)[0]  # before the file is touched: a slip in the job's name must not empty it
+        with _writable(to) if to is not None else nullcontext(sys.stdout) as stream:
+            count = write(opened, found, form.value, stream)
     console.note(f"{count} rows")
 
 
@@ -192,6 +192,13 @@ def schema() -> None:
     from runner.manifest import json_schema
 
     console.raw(json.dumps(json_schema(), indent=2) + "\n")
+
+
+def _writable(path: Path) -> IO[str]:
+    try:
+        return path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}", hint="name another file with --to") from None
 
 
 def _open(output: Path | None, ledger: str | None) -> Ledger:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from runner.catalog import Catalog
 from runner.manifest.matrix import Combination
 from runner.manifest.naming import prompt_id, safe_part, short_hash, slug
-from runner.manifest.problems import Path, Wrong
+from runner.manifest.problems import UNPRINTABLE, Path, Wrong
 from runner.manifest.schema import FilePrompt, PromptSettings, TextPrompt
 from runner.manifest.template import Template, compile_template
 from runner.manifest.tree import Document
@@ -35,6 +35,8 @@ LATE_NAMES = ("prompt_id", "sample", "index", "key8")
 
 _MARKUP = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MOST_LOOKED_AT = 4000
+"""Characters of a text that its id's words come from; more would make a text full of `{%` slow."""
 
 
 @dataclass(slots=True)
@@ -84,6 +86,11 @@ class Prepared:
         """Where the template stands."""
         return (*self.path, "text" if isinstance(self.prompt, TextPrompt) else "template")
 
+    @property
+    def count(self) -> int:
+        """How many prompts the listed variables make of one."""
+        return math.prod(len(values) for values in self.lists.values())
+
     def instances(self) -> Iterator[Instance]:
         """Every combination of the listed variables, in order; the first changes slowest."""
         for chosen in itertools.product(*self.lists.values()):
@@ -103,7 +110,7 @@ class Prepared:
         text = self.prompt.text.strip()
         used = {name: text_of(value) for name, value in self.scalars.items() if name in self.used}
         identity = text if not used else text + "\0" + json.dumps(used, sort_keys=True)
-        return prompt_id(_MARKUP.sub(" ", text), identity)
+        return prompt_id(_MARKUP.sub(" ", text[:_MOST_LOOKED_AT]), identity)
 
     def row_prompt_id(self, row: Row, instance: Instance) -> str:
         """The id of a row's prompt: its own, or a slug of its text; with the instance's suffix."""
@@ -139,6 +146,12 @@ class Prepared:
             text = self.template.render(values).strip()
             if not text:
                 raise Wrong("the prompt is empty", hint="write what the image shows")
+            hit = UNPRINTABLE.search(text)
+            if hit:
+                raise Wrong(
+                    f"the prompt has the character U+{ord(hit.group()):04X}",
+                    hint="a template or a column of the row brings it in: remove it there",
+                )
         except Wrong as wrong:
             wrong.path = self.text_path
             raise
@@ -188,13 +201,15 @@ def prepare(
 def _with_slugs(values: tuple[Value, ...]) -> list[tuple[Value, str]]:
     found: list[tuple[Value, str]] = []
     taken: set[str] = set()
+    numbers: dict[str, int] = {}
     for value in values:
         text = text_of(value)
         part = base = slug(text, most=30) or short_hash(text)
-        number = 1
+        number = numbers.get(base, 1)
         while part in taken:
             number += 1
             part = f"{base}-{number}"
+        numbers[base] = number
         taken.add(part)
         found.append((value, part))
     return found

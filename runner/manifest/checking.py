@@ -32,6 +32,12 @@ from runner.manifest.tree import Document
 from runner.manifest.values import text_of
 from runner.tasks import REQUEST_FIELDS
 
+MAX_RENDERED = 100_000
+MAX_WORK_CHARS = 20_000_000
+"""How many prompts are rendered while a manifest is judged, and what their templates may work through in all."""
+MAX_IMAGES = 10_000_000
+"""How many images a manifest may ask for, rows of its files apart."""
+
 
 def bind(manifest: Manifest, document: Document, base_dir: FilePath, catalog: Catalog) -> None:
     """Judge the manifest against the catalog and itself, and make it ready for expansion.
@@ -51,6 +57,8 @@ class _Check:
         self.binding = binding
         self.problems: list[Problem] = []
         self.done: set[tuple[object, ...]] = set()
+        self.rendered = 0
+        self.work_chars = 0
 
     def run(self) -> None:
         self._names_of_the_catalog()
@@ -62,6 +70,8 @@ class _Check:
         self.binding.axes = axis_names(self.manifest.matrix)
         self._prompts()
         self._ids()
+        if self._too_many():
+            return
         self._fields()
         if not self.problems:
             self._identical_requests()
@@ -143,6 +153,21 @@ class _Check:
                 where = f" (first in line {origin.line})" if origin.line else ""
                 self._add(Wrong(f"two prompts have the id {name!r}{where}", hint="give each its own"), path)
             first.setdefault(name, path)
+
+    def _too_many(self) -> bool:
+        """Whether nobody can mean so many images: each is looked at by itself, so that the checks would not end."""
+        instances = sum(prepared.count for prepared in self.binding.prepared)
+        images = instances * len(self.binding.combinations) * self.manifest.samples
+        if images <= MAX_IMAGES:
+            return False
+        wrong = Wrong(
+            f"{images:,} images: that is more than {MAX_IMAGES:,}",
+            hint=f"{instances:,} prompts x {len(self.binding.combinations):,} combinations x {self.manifest.samples:,} "
+            "samples: make one of them smaller, or split the job",
+            at_key=True,
+        )
+        self._add(wrong, ("matrix",) if len(self.binding.combinations) > self.manifest.samples else ("samples",))
+        return True
 
     def _fields(self) -> None:
         """Every combination of every prompt against the catalog; alike ones are judged once."""
@@ -228,10 +253,15 @@ class _Check:
         self._add(Wrong(message, hint=f"{meant}{use}; {samples}", at_key=True), path)
 
     def _texts(self) -> None:
-        """Render what can be rendered: every prompt of the manifest, and the first row of each file."""
+        """Render what can be rendered: every prompt of the manifest, and the first row of each file.
+
+        A few lines can ask for more renderings than anyone waits for: then `expand` meets what is wrong with the rest.
+        """
         for prepared in self.binding.prepared:
             try:
                 for instance, values in self._instances(prepared):
+                    if self.rendered > MAX_RENDERED or self.work_chars > MAX_WORK_CHARS:
+                        return
                     self._render(prepared, instance, values)
             except Wrong as wrong:
                 self._add(wrong)
@@ -252,6 +282,7 @@ class _Check:
     def _render(self, prepared: Prepared, instance: Instance, values: dict[str, object]) -> None:
         seen: set[tuple[object, ...]] = set()
         cells = self._cells(prepared)
+        done = prepared.template.work_chars if prepared.template else 0
         if len(self.binding.models) == 1 and prepared.used.isdisjoint((*REQUEST_FIELDS, *self.binding.axes)):
             cells = cells[:1]
         for cell in cells:
@@ -260,7 +291,11 @@ class _Check:
             if key in seen:
                 continue
             seen.add(key)
+            self.rendered += 1
             text = prepared.render({**values, **instance.variables, **axes})
+            assert prepared.template is not None
+            self.work_chars += prepared.template.work_chars - done
+            done = prepared.template.work_chars
             model, fallback = str(cell.fields["model"]), self.manifest.fallback_model
             try:
                 check_length(text, self.binding.max_chars(model, fallback), model)

@@ -19,6 +19,7 @@ from runner.manifest.overriding import override
 from runner.manifest.problems import Path as KeyPath
 from runner.manifest.problems import Problem, Wrong, nearest, raise_for, shown, suggest
 from runner.manifest.schema import Manifest, known_keys
+from runner.manifest.sources import refuse_special
 from runner.manifest.tree import Document
 from runner.manifest.values import kind, unknown_key
 from runner.manifest.yamltext import MAX_BYTES, compose, decode, to_data
@@ -40,6 +41,7 @@ def load(path: Path, *, overrides: Sequence[str] = (), catalog: Catalog) -> Mani
     """Read and judge a file; see `runner.manifest.load`."""
     path = Path(path)
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:

@@ -46,14 +46,16 @@ def _values(name: str, raw: object, path: Path) -> tuple[Value, ...]:
     if not raw:
         raise Wrong(f"{name!r} has no values", hint="give it at least one, or remove it", path=path)
     values: list[Value] = []
+    seen: set[tuple[type, Value]] = set()
     for index, one in enumerate(raw):
         value = _at((*path, index), lambda given: field_value(name, given), one)
-        if any(value == other and type(value) is type(other) for other in values):
+        if (type(value), value) in seen:
             raise Wrong(
                 f"{kind(one)} stands twice in {name!r}",
                 hint="remove one; for several images of one request use `samples`",
                 path=(*path, index),
             )
+        seen.add((type(value), value))
         values.append(value)
     return tuple(values)
 

@@ -16,6 +16,8 @@ from runner.manifest.values import Value, text_of
 from runner.tasks import REQUEST_FIELDS
 
 MAX_COMBINATIONS = 10_000
+MAX_WORK = 200_000
+"""Steps to work a matrix out: a few lines can ask for a product without end of which `exclude` leaves nothing."""
 
 
 @dataclass(slots=True)
@@ -44,8 +46,10 @@ def combinations(matrix: Matrix) -> list[Combination]:
     originals = set(matrix.axes).union(*matrix.zip)
     found: list[Combination] = []
     if originals or not matrix.include:
-        for combination in _product(matrix):
-            if any(_matches(combination, excluded) for excluded in matrix.exclude):
+        excluded = _Excluded(matrix.exclude)
+        for number, combination in enumerate(_product(matrix), 1):
+            _bound_work(number * (1 + excluded.cost))
+            if combination in excluded:
                 continue
             found.append(combination)
             _bound(len(found))
@@ -81,10 +85,19 @@ def _product(matrix: Matrix) -> Iterator[Combination]:
 
 def _include(matrix: Matrix, originals: set[str], found: list[Combination]) -> None:
     base = list(found)
+    by_values: dict[tuple[str, ...], dict[tuple[str, ...], list[Combination]]] = {}
+    work = 0
     for number, included in enumerate(matrix.include):
         paths: dict[str, Path] = {name: ("matrix", "include", number, name) for name in included}
-        shared = {name: value for name, value in included.items() if name in originals}
-        hits = [combination for combination in base if _matches(combination, shared)]
+        shared = tuple(sorted(name for name in included if name in originals))
+        if shared not in by_values:
+            work += len(base)
+            by_values[shared] = {}
+            for combination in base:
+                by_values[shared].setdefault(_values_of(combination.values, shared), []).append(combination)
+        hits = by_values[shared].get(_values_of(included, shared), [])
+        work += len(hits)
+        _bound_work(work)
         for combination in hits:
             for name, value in included.items():
                 if name not in originals:
@@ -95,9 +108,26 @@ def _include(matrix: Matrix, originals: set[str], found: list[Combination]) -> N
             _bound(len(found))
 
 
-def _matches(combination: Combination, partial: dict[str, Value]) -> bool:
-    values = combination.values
-    return all(name in values and text_of(values[name]) == text_of(value) for name, value in partial.items())
+class _Excluded:
+    """The entries of `exclude`, by the axes that they name: a look-up for each set of axes, not one for each entry."""
+
+    def __init__(self, entries: tuple[dict[str, Value], ...]) -> None:
+        self._by_axes: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+        for entry in entries:
+            axes = tuple(sorted(entry))
+            self._by_axes.setdefault(axes, set()).add(_values_of(entry, axes))
+
+    @property
+    def cost(self) -> int:
+        """How many look-ups a combination takes."""
+        return len(self._by_axes)
+
+    def __contains__(self, combination: Combination) -> bool:
+        return any(_values_of(combination.values, axes) in values for axes, values in self._by_axes.items())
+
+
+def _values_of(values: dict[str, Value], axes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(text_of(values[axis]) for axis in axes)
 
 
 def _check_axes(matrix: Matrix) -> None:
@@ -129,6 +159,16 @@ def _bound(count: int) -> None:
         raise Wrong(
             f"the matrix has more than {MAX_COMBINATIONS:,} combinations",
             hint="make its axes shorter, or split the job",
+            path=("matrix",),
+            at_key=True,
+        )
+
+
+def _bound_work(steps: int) -> None:
+    if steps > MAX_WORK:
+        raise Wrong(
+            "the matrix is too large to be worked out",
+            hint="make its axes shorter, or its `exclude` and `include`",
             path=("matrix",),
             at_key=True,
         )

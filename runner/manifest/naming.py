@@ -66,7 +66,10 @@ def safe_part(text: str) -> str:
     folded = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
     kept = folded.encode("ascii", "ignore").decode()
     safe = _NOT_SAFE.sub("-", kept).strip("-. ")
-    lossy = len(kept) < len(folded) or not safe or len(safe) > _VALUE_CHARS or is_device_name(safe)
+    lossy = len(kept) < len(folded) or not safe or len(safe) > _VALUE_CHARS
+    if is_device_name(safe):
+        # `aux.txt` is the device too, and so is `aux.txt-1f3a`.
+        lossy, safe = True, safe.replace(".", "-")
     if not lossy:
         return safe
     return f"{safe[: _VALUE_CHARS - 9].rstrip('-. ') or 'x'}-{short_hash(text)}"

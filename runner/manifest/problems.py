@@ -7,6 +7,7 @@ are told. Refuses to know what is valid: the other modules find the problems.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -16,6 +17,9 @@ from runner.tasks import Origin
 
 Path = tuple[str | int, ...]
 """Where a value stands in a manifest: keys and list indexes from the top."""
+
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+"""What YAML itself cannot hold, and what no prompt may, whichever way it came."""
 
 _MOST_LISTED = 9
 _MOST_WORDS = 24

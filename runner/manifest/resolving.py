@@ -63,6 +63,7 @@ def _content_hash(manifest: Manifest, index: int, prompt: FilePrompt) -> str:
     path = manifest.binding.file_path(prompt)
     hashed = hashlib.sha256()
     try:
+        sources.refuse_special(path)
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 hashed.update(chunk)

@@ -3,24 +3,37 @@
 Owns the allow-lists of syntax, filters, tests and methods, and the bounds on what an expression can build. Everything
 that is not listed is refused when the template is compiled, so that a manifest from a stranger can neither reach
 Python's insides nor eat the machine. Refuses to know variables. Imported lazily, with Jinja.
+
+Every rendering has a meter of its own (`metering`), which operators, filters, calls and loops charge before they work;
+nothing is computed while a template is compiled, where there is no meter yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, meta, nodes
+from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, meta, nodes, pass_context
 from jinja2.exceptions import SecurityError
+from jinja2.filters import do_round
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
+from runner.manifest.metering import CHARS_A_NODE, Meter, is_plain, weight
 from runner.manifest.problems import Wrong, suggest
 from runner.manifest.values import text_of
 
 MAX_RANGE = 1000
 MAX_TEXT_CHARS = 65_536
 MAX_DIGITS = 100
+MAX_PRECISION = 20
+
+# Names that no template can write.
+_METER = "<meter>"
+_LOOP_FILTER = "<loop>"
+_CONCAT_FILTER = "<concat>"
 
 _SYNTAX = (
     nodes.Template,
@@ -136,6 +149,13 @@ _TEXT_METHODS = frozenset(
 _LOOP = frozenset(["index", "index0", "revindex", "revindex0", "first", "last", "length"])
 
 
+_ORDERING = frozenset(["max", "min", "sort", "unique"])
+_WANTS_ENVIRONMENT = frozenset(["first", "last", "truncate", *_ORDERING])
+"""Jinja's own filters that are called with the environment."""
+_OF_LISTS = frozenset(["first", "join", "last", "length", "list", "reverse", "default", "d", *_ORDERING])
+"""Filters that take a list; all the others take one plain value."""
+
+
 class Row(dict[str, str]):
     """A row's columns: `row.title` and `row["Alt text"]` are columns, whatever they are called."""
 
@@ -163,20 +183,27 @@ class _Environment(ImmutableSandboxedEnvironment):
             raise SecurityError("% on text")
         if operator == "*":
             _check_product(left, right)
-        result = super().call_binop(context, operator, left, right)
-        return _check_size(result)
+        result = _check_size(super().call_binop(context, operator, left, right))
+        context[_METER].charge(weight(result))
+        return result
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - Jinja's own signature
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str) and getattr(__obj, "__name__", "") == "replace" and len(args) >= 2:
             _check_replace(owner, args[0], args[1])
-        return super().call(__context, __obj, *args, **kwargs)
+        meter = __context[_METER]
+        meter.charge(CHARS_A_NODE + weight(owner))
+        result = super().call(__context, __obj, *args, **kwargs)
+        meter.charge(weight(result))
+        return result
 
 
 def _check_product(left: Any, right: Any) -> None:
     for one, times in ((left, right), (right, left)):
         if isinstance(one, (str, list, tuple)) and isinstance(times, int) and len(one) * times > MAX_TEXT_CHARS:
             raise SecurityError(f"a product of more than {MAX_TEXT_CHARS} characters")
+        if isinstance(one, (list, tuple)) and not all(map(is_plain, one)):
+            raise SecurityError("a product of lists within lists")
 
 
 def _check_replace(text: str, old: Any, new: Any) -> None:
@@ -219,6 +246,59 @@ def _int(value: Any, default: int = 0) -> int:
         return default
 
 
+def _round(value: Any, precision: int = 0, method: str = "common") -> Any:
+    if abs(precision) > MAX_PRECISION:
+        raise SecurityError(f"a precision of more than {MAX_PRECISION} digits")
+    return do_round(value, precision, method)  # type: ignore[arg-type]  # it judges the method itself
+
+
+def _concat(values: list[Any]) -> str:
+    return _join(values)
+
+
+def _metered(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that pays before it works, and that takes what it is for: text made of a list is made without bounds."""
+
+    @pass_context
+    def paid(context: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(value, (list, tuple)) and name in _ORDERING and not all(map(is_plain, value)):
+            raise TypeError(f"{name} takes a list of plain values")
+        if name not in _OF_LISTS and name != _CONCAT_FILTER and not is_plain(value):
+            raise TypeError(f"{name} takes one plain value")
+        context[_METER].charge(CHARS_A_NODE + weight(value))
+        arguments = (context.environment, value) if name in _WANTS_ENVIRONMENT else (value,)
+        result = work(*arguments, *args, **kwargs)
+        if name in ("list", "reverse", "unique"):
+            result = _check_size(list(result)) if not isinstance(result, str) else result
+            context[_METER].charge(weight(result))
+        return result
+
+    return paid
+
+
+@pass_context
+def _loop(context: Any, values: Any, body_nodes: int) -> list[Any]:
+    """What a loop goes through, paid for with all that its body holds."""
+    listed = _check_size(list(values))
+    context[_METER].charge(len(listed) * body_nodes * CHARS_A_NODE)
+    assert isinstance(listed, list)
+    return listed
+
+
+class _Metering(NodeTransformer):
+    """Puts a filter where Jinja would work without asking: loops, and `~`."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - Jinja's own name
+        size = 1 + sum(1 for _ in node.find_all(nodes.Node))
+        self.generic_visit(node)
+        node.iter = nodes.Filter(node.iter, _LOOP_FILTER, [nodes.Const(size)], [], None, None)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - Jinja's own name
+        self.generic_visit(node)
+        return nodes.Filter(nodes.List(node.nodes), _CONCAT_FILTER, [], [], None, None, lineno=node.lineno)
+
+
 def _slug(value: Any) -> str:
     from runner.manifest.naming import slug
 
@@ -227,7 +307,9 @@ def _slug(value: Any) -> str:
 
 @lru_cache
 def _environment(finalize: Callable[[str], str] | None) -> _Environment:
-    def write(value: Any) -> Any:
+    # With the context as an argument nothing is written, and so nothing worked out, before there is a meter.
+    @pass_context
+    def write(_context: Any, value: Any) -> Any:
         if value is None or isinstance(value, (bool, int, float, str)):
             text = str(value) if isinstance(value, float) else text_of(value)
             return finalize(text) if finalize else text
@@ -237,14 +319,26 @@ def _environment(finalize: Callable[[str], str] | None) -> _Environment:
             return ""
         raise TypeError(f"{type(value).__name__} cannot be written: name one of its parts")
 
-    environment = _Environment(undefined=StrictUndefined, autoescape=False, finalize=write, keep_trailing_newline=True)
+    environment = _Environment(
+        undefined=StrictUndefined, autoescape=False, finalize=write, keep_trailing_newline=True, optimized=False
+    )
     for registry, allowed in ((environment.filters, _FILTERS), (environment.tests, _TESTS)):
         for name in set(registry) - set(allowed):
             del registry[name]
-    environment.filters.update(join=_join, replace=_replace, int=_int, slug=_slug)
+    environment.filters.update({"join": _join, "replace": _replace, "int": _int, "slug": _slug, "round": _round})
+    environment.filters[_CONCAT_FILTER] = _concat
+    for name, work in list(environment.filters.items()):
+        environment.filters[name] = _metered(name, work)
+    environment.filters[_LOOP_FILTER] = _loop
     environment.globals.clear()
     environment.globals["range"] = _range
     return environment
+
+
+def render(template: Any, values: Mapping[str, Any], meter: Meter) -> Iterator[str]:
+    """The pieces of a template's text; what they take is counted by `meter`."""
+    pieces: Iterator[str] = template.generate({**values, _METER: meter})
+    return pieces
 
 
 def compile_sandboxed(text: str, finalize: Callable[[str], str] | None) -> tuple[Any, frozenset[str]]:
@@ -259,7 +353,10 @@ def compile_sandboxed(text: str, finalize: Callable[[str], str] | None) -> tuple
     try:
         tree = environment.parse(text)
         _check_syntax(tree, loops=0)
-        return environment.from_string(tree), frozenset(meta.find_undeclared_variables(tree) - {"range"})
+        names = frozenset(meta.find_undeclared_variables(tree) - {"range"})
+        metered = _Metering().visit(tree)
+        nodes.Node.set_environment(metered, environment)
+        return environment.from_string(metered), names
     except Wrong:
         raise
     except TemplateSyntaxError as error:
@@ -282,6 +379,8 @@ def _check_syntax(node: nodes.Node, *, loops: int) -> None:
             f"a template here cannot use {'**' if name == 'pow' else name!r}",
             hint="use {{ expressions }}, {% if %} and one level of {% for %}",
         )
+    if isinstance(node, nodes.Const) and isinstance(node.value, float) and not math.isfinite(node.value):
+        raise Wrong("a number in the template is too large", hint="write a smaller one")
     if isinstance(node, nodes.For):
         if loops or node.recursive:
             raise Wrong("a template here cannot have a loop within a loop", hint="put the values into the matrix")

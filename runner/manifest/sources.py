@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-import re
+import stat
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import ManifestError
-from runner.manifest.problems import Wrong, nearest, shown, suggest
+from runner.manifest.problems import UNPRINTABLE, Wrong, nearest, shown, suggest
 from runner.manifest.schema import FilePrompt
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
@@ -25,7 +25,6 @@ MAX_FIELD_CHARS = 4 * 1024 * 1024
 _MOST_LINES_OF_A_ROW = 100
 _ENDINGS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "txt"}
 _PROMPT_COLUMNS = ("prompt", "text", "title", "caption")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +154,7 @@ def _row(lines: _Lines, line: int, cells: dict[str, str], text_name: str | None,
             raise lines.error(
                 f"the prompt (column {text_name!r}) is empty", line, "write one, or leave the row out with `where`"
             )
-        hit = _CONTROL.search(text)
+        hit = UNPRINTABLE.search(text)
         if hit:
             raise lines.error(f"the prompt has the character U+{ord(hit.group()):04X}", line, "remove it")
     given = cells.get(prompt.id, "").strip() if prompt.id else ""
@@ -172,6 +171,7 @@ class _Lines:
 
     def read(self) -> Generator[str]:
         try:
+            refuse_special(self.path)
             with self.path.open("rb") as file:
                 while line := file.readline(MAX_LINE_BYTES + 1):
                     self.number += 1
@@ -202,6 +202,20 @@ class _Lines:
 
     def error(self, message: str, line: int, hint: str) -> ManifestError:
         return ManifestError(message, source=self.source, line=line, hint=hint)
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a device or a folder: a pipe could be waited for without end, and is empty the second time.
+
+    Raises:
+        OSError: it is none of the ordinary files, or not there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a NUL in the name
+        raise OSError(0, str(error)) from None
+    if not stat.S_ISREG(mode):
+        raise OSError(0, "it is not an ordinary file")
 
 
 def _unreadable(path: Path, error: OSError) -> Wrong:

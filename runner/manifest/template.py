@@ -25,9 +25,10 @@ _CONSTANTS = frozenset({"true", "false", "none", "True", "False", "None", "self"
 
 
 class Template(Protocol):
-    """A compiled template. `names` are the variables it uses."""
+    """A compiled template. `names` are the variables it uses, `work_chars` what its renderings have worked through."""
 
     names: frozenset[str]
+    work_chars: int
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The text, with `values` in place of their names.
@@ -43,6 +44,7 @@ class Constant:
 
     text: str
     names: frozenset[str] = frozenset()
+    work_chars: int = 0
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The text itself."""
@@ -56,6 +58,7 @@ class Simple:
     parts: tuple[str, ...]
     names: frozenset[str]
     finalize: Callable[[str], str] | None = None
+    work_chars: int = 0
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The text, by simple substitution."""
@@ -82,16 +85,21 @@ class Sandboxed:
 
     template: Any
     names: frozenset[str]
+    work_chars: int = 0
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The text, rendered in the sandbox piece by piece, so that a result that grows too large stops early."""
         from jinja2 import UndefinedError
         from jinja2.exceptions import SecurityError, TemplateError
 
+        from runner.manifest.metering import Meter
+        from runner.manifest.sandbox import render
+
         pieces: list[str] = []
         length = 0
+        meter = Meter()
         try:
-            for piece in self.template.generate(values):
+            for piece in render(self.template, values, meter):
                 pieces.append(piece)
                 length += len(piece)
                 if length > MAX_RESULT_CHARS:
@@ -113,6 +121,8 @@ class Sandboxed:
             ) from None
         except (RecursionError, MemoryError):
             raise Wrong("the template is nested too deeply", hint="make it simpler") from None
+        finally:
+            self.work_chars += meter.spent_chars
         return _bounded("".join(pieces))
 
 

@@ -6,7 +6,8 @@ Owns the nodes, and the way from a key's path to a line and a column. Refuses to
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, field
 
 from runner.manifest.problems import Path
 from runner.tasks import Origin
@@ -65,6 +66,8 @@ class Document:
     root: Mapping
     source: str
     text: str
+    _starts: list[int] = field(default_factory=list, compare=False)
+    """Where each line begins, found once: a manifest can have as many mistakes as lines."""
 
     def node(self, path: Path) -> Node:
         """The node at `path`, or the nearest one above it that exists.
@@ -96,9 +99,21 @@ class Document:
         node = self.node(path)
         if not isinstance(node, Scalar) or node.start is None or node.end is None or not word:
             return node.origin
-        raw = self.text[node.start : node.end]
-        hit = re.search(r"\{[{%](?:(?!\}\}|%\}).)*?(?<!\w)(" + re.escape(word) + r")(?!\w)", raw, re.DOTALL)
-        return place(self.text, node.start + hit.start(1), self.source) if hit else node.origin
+        signs = re.compile(r"(?P<opens>\{[{%])|(?P<closes>[}%]\})|(?<!\w)" + re.escape(word) + r"(?!\w)")
+        inside = False
+        # One pass: a text of nothing but openings must not be searched to its end from each of them.
+        for hit in signs.finditer(self.text, node.start, node.end):
+            if hit.lastgroup:
+                inside = hit.lastgroup == "opens"
+            elif inside:
+                return self._place(hit.start())
+        return node.origin
+
+    def _place(self, index: int) -> Origin:
+        if not self._starts:
+            self._starts = [0, *(hit.end() for hit in _BREAK.finditer(self.text))]
+        line = bisect_right(self._starts, index)
+        return Origin(self.source, line, index - self._starts[line - 1] + 1)
 
 
 def _step(node: Node, part: str | int) -> tuple[Origin, Node] | None:

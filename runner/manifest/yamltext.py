@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from runner.errors import ManifestError
+from runner.manifest.problems import UNPRINTABLE
 from runner.manifest.tree import Document, Mapping, Node, Scalar, Sequence, Written, place
 from runner.tasks import Origin
 
@@ -27,10 +28,9 @@ MAX_BYTES = 16 * 1024 * 1024
 MAX_NODES = 100_000
 MAX_DEPTH = 64
 
-# What YAML itself cannot hold, and what no prompt or name should.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _INT = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
 _FLOAT = re.compile(r"-?(?:0|[1-9][0-9]{0,18})?\.[0-9]{1,18}(?:[eE][-+]?[0-9]{1,3})?|-?[0-9]{1,18}[eE][-+]?[0-9]{1,3}")
+_PAIR = re.compile(r"[\ud800-\udbff][\udc00-\udfff]")
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _STR_TAGS = frozenset({"!", "tag:yaml.org,2002:str"})
@@ -132,6 +132,11 @@ class _Open:
     merge_origin: Origin | None = None
 
 
+def _paired(text: str) -> str:
+    """JSON writes a character beyond U+FFFF as two escapes, and JSON is YAML: the two are made one again."""
+    return _PAIR.sub(lambda pair: pair.group().encode("utf-16", "surrogatepass").decode("utf-16"), text)
+
+
 class Composer:
     """Builds one document's tree from the parser's events, without recursion, and within bounds."""
 
@@ -150,7 +155,7 @@ class Composer:
         Raises:
             ManifestError: not valid, with its place.
         """
-        hit = _UNPRINTABLE.search(self._text)
+        hit = UNPRINTABLE.search(self._text)
         if hit:
             raise self._error(
                 f"the character U+{ord(hit.group()):04X} cannot stand in a manifest",
@@ -175,13 +180,21 @@ class Composer:
     def _events(self) -> Iterator[Any]:
         from runner.manifest.yamlerrors import explain
 
+        loader: Any = yaml.SafeLoader(self._text)
         try:
-            yield from yaml.parse(self._text, yaml.SafeLoader)
+            while loader.check_event():
+                yield loader.get_event()
         except yaml.MarkedYAMLError as error:
             message, index, hint = explain(error, self._text)
             raise self._error(message, place(self._text, index, self._source), hint) from None
-        except (yaml.YAMLError, ValueError) as error:
-            raise self._error(f"not YAML: {error}", Origin(self._source, 1, 1), "see docs/manifest.md") from None
+        except (yaml.YAMLError, ValueError, OverflowError) as error:
+            # A number in a directive, or the escape of a character that there is none of: the parser stands before it.
+            at: Any = loader.get_mark()
+            raise self._error(
+                f"not YAML: {error}", Origin(self._source, at.line + 1, at.column + 1), "see docs/manifest.md"
+            ) from None
+        finally:
+            loader.dispose()
 
     def _take(self, event: Any) -> None:
         if isinstance(event, yaml.AliasEvent):
@@ -215,14 +228,15 @@ class Composer:
 
     def _scalar(self, event: Any) -> None:
         origin = self._origin(event)
-        hit = _UNPRINTABLE.search(event.value)
+        text = _paired(event.value) if event.style == '"' else event.value
+        hit = UNPRINTABLE.search(text)
         if hit:
             raise self._error(
                 f"the escaped character U+{ord(hit.group()):04X} cannot stand in a manifest", origin, "remove it"
             )
         start, end = (event.start_mark.index, event.end_mark.index) if self._placed else (None, None)
         plain = event.style is None and event.tag is None
-        node = Scalar(event.value, plain, origin, start, end)
+        node = Scalar(text, plain, origin, start, end)
         if event.anchor:
             self._anchors[event.anchor] = node
         top = self._stack[-1] if self._stack else None

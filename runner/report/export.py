@@ -1,18 +1,26 @@
 """Every wanted task with its file, its tokens and its cost: as CSV or JSON lines, streamed.
 
 Owns the columns. They are `COLUMNS`, in this order, in both formats.
+
+JSON lines are exact: every text is there as it was, in ASCII with escapes. CSV is for spreadsheets and for eyes, so its
+texts are made harmless: one that a spreadsheet would compute begins with an apostrophe, and what a terminal would obey
+(control characters, direction marks) is shown as a dot.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from typing import IO, Any, Literal
 
 from runner.ledger import Job, Ledger
 from runner.report.status import iso
 
 Format = Literal["csv", "jsonl"]
+_FORMULA = ("=", "+", "-", "@", "\t")
+_LINE_END = re.compile("\r\n?|[\x85\u2028\u2029]")
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 COLUMNS = (
     "job",
     "key",
@@ -62,10 +70,18 @@ def export(ledger: Ledger, job: Job, form: Format, stream: IO[str]) -> int:
             count += 1
             record = _record(row)
             if writer is not None:
-                writer.writerow(record)
+                writer.writerow({name: _harmless(value) for name, value in record.items()})
             else:
                 stream.write(json.dumps(record | {"variant": json.loads(record["variant"])}) + "\n")
     return count
+
+
+def _harmless(value: Any) -> Any:
+    """A text that neither a spreadsheet computes nor a terminal obeys; everything else as it is."""
+    if not isinstance(value, str):
+        return value
+    text = _OBEYED.sub("·", _LINE_END.sub("\n", value))
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ def models(catalog: Catalog) -> list[dict[str, Any]]:
     entries = []
     for prices in catalog.prices:
         model = catalog.models[prices.model]
+        source = catalog.sources.get(prices.source)
         lifecycle = catalog.lifecycle(prices.provider, model.name)
         entries.append(
             {
@@ -35,8 +36,9 @@ def models(catalog: Catalog) -> list[dict[str, Any]]:
                     name: str(getattr(prices, name))
                     for name in ("text_in", "cached_text_in", "image_in", "cached_image_in", "image_out")
                 },
-                "source": catalog.sources[prices.source].what,
-                "as_of": catalog.sources[prices.source].date.isoformat(),
+                # A file of one's own may name a source without listing it.
+                "source": source.what if source is not None else prices.source,
+                "as_of": source.date.isoformat() if source is not None else None,
                 "catalog": catalog.version,
             }
         )

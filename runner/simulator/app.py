@@ -10,6 +10,7 @@ import asyncio
 import datetime as dt
 import json
 import logging
+import math
 import secrets
 import tempfile
 import time
@@ -44,8 +45,8 @@ class Simulator:
 
     def __init__(self, settings: Settings) -> None:
         """Raises InputError: the settings do not make sense."""
-        if settings.window_s <= 0:
-            raise InputError("the window of the limits is not above 0 s", hint="60 is a minute")
+        if not 0 < settings.window_s < math.inf:
+            raise InputError("the window of the limits is not a number above 0", hint="60 is a minute")
         for name in ("images_per_minute", "tokens_per_minute", "requests_per_minute", "payload_kb"):
             value: int | None = getattr(settings, name)
             if value is not None and value < 1:

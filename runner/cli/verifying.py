@@ -46,10 +46,19 @@ def verify(
     catalog: options.CatalogFile = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
+    provider: options.Provider = None,
+    base_url: options.BaseUrl = None,
+    api_key_env: options.ApiKeyEnv = None,
+    overrides: options.Set = None,
+    budget: options.Budget = None,
+    limit: options.Limit = None,
 ) -> None:
     """Check that every image on record is there, byte for byte, and that the ledger does not contradict itself.
 
     A file that differs from its record is never touched: restore it from a copy, or delete it and use --repair.
+
+    The words of `run` are taken here too, so that one line of options serves every command; verify needs only
+    --output and --ledger.
     """
     from runner import api
 

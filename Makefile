@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 KILLS ?= 330
 TASKS ?= 2000
 SEED ?= 20261122
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -17,8 +18,8 @@ help: ## Show what there is
 run: $(VENV)/.installed ## Make jobs/nightly-thumbnails.yaml with the embedded simulator: free, nothing leaves this machine
 	@$(BIN)/runner run jobs/nightly-thumbnails.yaml --provider simulator
 
-test: $(VENV)/.installed-dev ## Run the tests
-	@$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev ## Run the tests, on every core
+	@$(PYTEST)
 
 crash: $(VENV)/.installed-dev ## Kill runs for some minutes and hold what is left to the laws: make crash KILLS=1000 SEED=7
 	@$(BIN)/python -m tests.crash.campaign --kills $(KILLS) --seed $(SEED)
@@ -34,7 +35,7 @@ check: $(VENV)/.installed-dev ## Format, lint, types, import floors and tests: w
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 format: $(VENV)/.installed-dev ## Format the code and mend what the linter can
 	@$(BIN)/ruff format .

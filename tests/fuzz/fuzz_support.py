@@ -32,7 +32,7 @@ HOSTILE_TEXTS = [
     "~",
     "~root/.ssh",
     "-rf",
-    "--output=/tmp/x",
+    "--output=elsewhere",
     "CON",
     "con.png",
     "aux.txt",

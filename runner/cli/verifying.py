@@ -57,8 +57,8 @@ def verify(
 
     A file that differs from its record is never touched: restore it from a copy, or delete it and use --repair.
 
-    The words of `run` are taken here too, so that one line of options serves every command; verify needs only
-    --output and --ledger.
+    The words of `run` are taken here too, so that one line of options serves every command. --provider, --set and
+    --catalog count for the price of a repair.
     """
     from runner import api
 
@@ -71,7 +71,7 @@ def verify(
     try:
         verdict = api.verify(
             job,
-            options.gather(output=output, ledger=ledger, catalog=catalog),
+            options.gather(provider=provider, output=output, ledger=ledger, overrides=overrides, catalog=catalog),
             deep=deep,
             repair=repair,
             listener=shown,

@@ -17,6 +17,7 @@ import anyio.to_thread
 
 from runner.engine import events
 from runner.engine.recovery import fits, make_room
+from runner.engine.sink import ImageSink
 from runner.engine.stop import Stop
 from runner.errors import (
     Lost,
@@ -37,7 +38,7 @@ from runner.rules import pricing, retry
 from runner.rules.breaker import Breaker
 from runner.rules.budget import Budget, Reservation
 from runner.rules.pacing import Heard, Pace
-from runner.store import BadImage, Partial, Sealed, Store
+from runner.store import BadImage, Sealed, Store
 from runner.tasks import Event, ImageRequest
 
 
@@ -163,7 +164,7 @@ class Attempt:
             run.end(error, "failed")
             await self._never_sent("store_failed", error.message)
             return None
-        sink = _Sink(partial)
+        sink = ImageSink(partial)
         failure: ProviderError | None = None
         trouble: StoreError | None = None
         made: Made | None = None
@@ -279,7 +280,7 @@ class Attempt:
         )
         usage = error.usage if isinstance(error, Unusable) else None
         told = _is_told(error)
-        doubtful = isinstance(error, Lost | Unusable) and not told
+        doubtful = _is_doubtful(error)
         spent = self._cost(usage, usage_json) if told else None
         again = isinstance(decision, retry.TryAgain)
         if doubtful:
@@ -331,8 +332,7 @@ class Attempt:
             hold_s = decision.hold_s if isinstance(decision, retry.TryAgain) else 0.0
             run.pacer.slow_down(anyio.current_time(), hold_s)
             run.emit(events.Held(hold_s, error.message))
-        doubtful = isinstance(error, Lost | Unusable) and not _is_told(error)
-        too_many = run.breaker.failure(error, final=not again or (doubtful and run.settings.hold_doubt))
+        too_many = run.breaker.failure(error, final=not again or (_is_doubtful(error) and run.settings.hold_doubt))
         if too_many is not None:
             run.end(too_many, "too many failures")
         elif (wait_s := run.breaker.wait_s(anyio.current_time(), run.jitter())) > 0:
@@ -363,31 +363,14 @@ class Attempt:
             self._run.pacer.heed(anyio.current_time(), gate, heard)
 
 
-class _Sink:
-    """Writes an image until it proves to be none; the rest of the answer is still read, for its bill."""
-
-    def __init__(self, partial: Partial) -> None:
-        self._partial = partial
-        self._bad: BadImage | None = None
-
-    def write(self, data: bytes, /) -> None:
-        """Take the next bytes."""
-        if self._bad is None:
-            try:
-                self._partial.write(data)
-            except BadImage as error:
-                self._bad = error
-
-    def seal(self) -> Sealed:
-        """Finish the file; raises what made it no image."""
-        if self._bad is not None:
-            raise self._bad
-        return self._partial.seal()
-
-
 def _is_told(error: ProviderError) -> bool:
     """Whether an answer without an image has said what it costs."""
     return isinstance(error, Unusable) and error.usage is not None and error.usage.is_told
+
+
+def _is_doubtful(error: ProviderError) -> bool:
+    """Whether the provider may have billed an amount that nobody has told."""
+    return isinstance(error, Lost | Unusable) and not _is_told(error)
 
 
 def _event(decision: retry.Decision) -> tuple[Event, str]:

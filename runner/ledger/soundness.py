@@ -23,7 +23,7 @@ from runner.ledger.tables import metadata
 HEAD: Final = "0001"
 """The schema's version that this code reads and writes: the newest of `migrations/versions`."""
 QUICK_CHECK_BYTES: Final = 16 << 20
-"""Up to this size all of a ledger is checked when it is opened to run: less than 0.1 s."""
+"""Up to this size all of a ledger is checked when it is opened to run."""
 
 _OURS: Final = {"alembic_version", "jobs", "tasks", "attempts"}
 """By these a ledger is told from the database of another program, which may use Alembic as well."""

@@ -90,5 +90,6 @@ class Breaker:
             plural = "s" if self.in_a_row != 1 else ""
             return f"{self.in_a_row} request{plural} in a row brought no image"
         if limit.share is not None and self.ended > limit.share * self.tasks:
-            return f"{self.ended} of the {self.tasks} images of this run could not be made, more than {limit.share:.4g}"
+            allowed = f"{limit.share * 100:g} %"
+            return f"{self.ended} of the {self.tasks} images of this run could not be made, more than {allowed}"
         return None

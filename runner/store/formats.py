@@ -9,6 +9,8 @@ bounded, and so is what the compressed texts and profiles of a PNG unpack to (me
 Strict about everything that shows a cut or a damaged transfer; indifferent to everything a strict reader could quibble
 about in an image that is whole, because a refused image was paid for too.
 
+Longer than most modules, because the four formats share their cursor and their words for what is wrong.
+
 Each format is a generator that takes from a `Cursor` and yields when it wants more bytes; it returns on the last byte
 of its format, so that "cut" is a generator that never returned, and "too long" is a byte that comes after.
 """

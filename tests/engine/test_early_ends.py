@@ -52,7 +52,7 @@ def test_a_share_of_the_run_ends_it(desk: Desk) -> None:
     prompts = [REFUSED + str(n) if n % 3 == 0 else f"A lighthouse, number {n}" for n in range(40)]
     said = desk.run(desk.manifest("share", prompts), "--json", "--max-failures", "10%")
     assert said.code == 4
-    assert "5 of the 40 images of this run" in said.summary["reason"]
+    assert "5 of the 40 images of this run could not be made, more than 10 %" in said.summary["reason"]
     assert 5 <= said.summary["refused"] <= 5 + 4
     assert said.summary["planned"] > 0
     assert said.summary["in_doubt"] == 0

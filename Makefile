@@ -6,11 +6,15 @@ BIN := $(VENV)/bin
 KILLS ?= 330
 TASKS ?= 2000
 SEED ?= 20261122
+ROUNDS ?= 3
+BENCH_TASKS ?= 1000000
+ONLY ?=
+PEERS := .venv-bench
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test crash faults fuzz check format schema clean
+.PHONY: help run test crash faults fuzz bench guard check format schema clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 16
@@ -30,6 +34,12 @@ faults: $(VENV)/.installed-dev ## Meet every fault in a random mix and hold the 
 fuzz: $(VENV)/.installed-dev ## Search for bad input that gets through, some minutes, other examples each time
 	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long
 
+bench: $(VENV)/.installed-dev $(PEERS)/.installed ## Compare with peers, half an hour, and write docs/performance.md: make bench ONLY=cpu,startup ROUNDS=5
+	@$(BIN)/python -m tests.bench.compare --peers $(PEERS)/bin/python --rounds $(ROUNDS) --tasks $(BENCH_TASKS) --only "$(ONLY)" --write
+
+guard: $(VENV)/.installed-dev ## Fail if an image has come to cost much more than it did: ratios only, a minute
+	@$(BIN)/python -m tests.bench.guard
+
 check: $(VENV)/.installed-dev ## Format, lint, types, import floors and tests: what CI runs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -45,7 +55,7 @@ schema: $(VENV)/.installed ## Write docs/manifest.schema.json anew
 	@$(BIN)/runner schema > docs/manifest.schema.json
 
 clean: ## Remove the virtual environment and caches; images and ledger stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -61,4 +71,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the tools for development into $(VENV) ..." >&2
 	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(PEERS)/.installed: tests/bench/peers-requirements.txt | $(BIN)/python
+	@echo "installing the benchmark's peers into $(PEERS) ..." >&2
+	@$(BIN)/python -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/bench/peers-requirements.txt
 	@touch $@

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -17,22 +18,19 @@ from typing import TYPE_CHECKING
 from runner import catalog as catalogs
 from runner import manifest as manifests
 from runner import planner
-from runner.catalog import Catalog, Provider
-from runner.errors import InputError
+from runner.errors import InputError, ManifestError
 from runner.planner import Plan
+from runner.rules import concurrency
 from runner.rules.breaker import FailureLimit
 from runner.rules.budget import Budget, period_start
-from runner.rules.pacing import Gate
+from runner.rules.pacing import Gate, Pacer
 from runner.rules.pricing import microusd, usd
 
 if TYPE_CHECKING:
+    from runner.catalog import Catalog, Provider
     from runner.ledger import Job, Ledger
     from runner.manifest import Manifest
     from runner.provider import Endpoint
-
-P95_LATENCY_S = 46.0
-"""How long an image may take; requests in flight are the allowed rate times this."""
-LEAST_CONCURRENCY, MOST_CONCURRENCY, FREE_CONCURRENCY = 4, 256, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +157,15 @@ def gates_for(manifest: Manifest, catalog: Catalog, *, simulated: bool) -> dict[
     return gates
 
 
-def concurrency_for(manifest: Manifest, gates: Mapping[str, Gate]) -> int:
-    """Requests in flight: as the manifest says, else the allowed rate times how long an image may take."""
-    if manifest.limits.concurrency is not None:
-        return manifest.limits.concurrency
-    rates = [gate.per_minute for name, gate in gates.items() if name != "tokens"]
-    if not rates:
-        return FREE_CONCURRENCY
-    return max(LEAST_CONCURRENCY, min(MOST_CONCURRENCY, round(min(rates) / 60 * P95_LATENCY_S) + 1))
+def concurrency_for(manifest: Manifest, gates: Mapping[str, Gate]) -> tuple[int, int]:
+    """Requests in flight, to begin with and at most: as the manifest says, else what the allowed rate asks for.
+
+    Without a limit there is nothing that they could follow: they stay what they are.
+    """
+    rate = Pacer(dict(gates)).per_minute
+    start = manifest.limits.concurrency or concurrency.start_for(rate)
+    fixed = manifest.limits.concurrency is not None or rate is None
+    return start, start if fixed else concurrency.MOST
 
 
 def prepare(job: str | Path, options: Options, ledger: Ledger | None) -> Request:
@@ -193,12 +192,18 @@ def prepare(job: str | Path, options: Options, ledger: Ledger | None) -> Request
 
 
 def make_plan(request: Request, ledger: Ledger | None) -> Plan:
-    """Look at every task once: count, price, check. Nothing is written."""
-    from runner.ledger import Scratch
+    """Look at every task: count, price, check. Nothing is written.
+
+    Raises:
+        ManifestError: a task is not valid, or two clash; the error has the place.
+        InputError: a request that the limits can never let pass.
+    """
+    from runner.ledger import Scratch, Sieve
 
     job = ledger.job(request.manifest.name) if ledger is not None else None
-    scratch = Scratch()
-    try:
+    known = ledger.lookup(job) if ledger is not None else _nothing_known
+
+    def look(claim: planner.Claim) -> Plan:
         return planner.make(
             manifests.expand(request.manifest, simulated=request.simulated),
             job=request.manifest.name,
@@ -207,11 +212,36 @@ def make_plan(request: Request, ledger: Ledger | None) -> Plan:
             catalog=request.catalog,
             models=request.models,
             gates=request.gates,
-            known=(lambda keys: ledger.known(job, keys)) if ledger is not None else (lambda keys: {}),
-            claim=scratch.claim,
+            known=known,
+            claim=claim,
         )
-    finally:
-        scratch.close()
+
+    with closing(Sieve()) as sieve:
+        plan = look(sieve.claim)
+        if sieve.passed():
+            return plan
+    # Two tasks clash, or nearly: which, and where they were written, is worth a second look at all of them.
+    with closing(Scratch()) as scratch:
+        return look(scratch.claim)
+
+
+def check_tasks(request: Request, ledger: Ledger) -> None:
+    """The checks of `make_plan` alone, without a look at the ledger wherever that can make no difference.
+
+    Raises:
+        ManifestError, InputError: as `make_plan`.
+    """
+    try:
+        make_plan(request, None)
+    except ManifestError:
+        raise
+    except InputError:
+        # What the limits never let pass may have been made already.
+        make_plan(request, ledger)
+
+
+def _nothing_known(_keys: Sequence[str]) -> Mapping[str, planner.Known]:
+    return {}
 
 
 def plan_with_caps(request: Request, options: Options, ledger: Ledger | None) -> Plan:

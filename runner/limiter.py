@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import locks
-from runner.rules.pacing import Gate, Heard, Pacer
+from runner.rules.pacing import TRUSTED, Gate, Heard, Pacer, Tempo
 
 ALIVE_S = 120.0
 """A run that has booked nothing for so long has no say in how fast the key is."""
@@ -32,6 +32,8 @@ KEPT_S = 86_400.0
 PATIENCE_MS = 100
 """How long to wait for a lock that is held for microseconds: whoever holds it longer has been stopped."""
 _LARGEST_BYTES = 65_536
+_LONGEST = 1e9
+"""Requests without a 429, beyond which they are no longer counted."""
 
 
 def key_file(folder: Path, base_url: str, api_key: str) -> Path:
@@ -71,6 +73,8 @@ class SharedPacer:
         self._wall = wall
         self._monotonic = monotonic
         self._descriptor: int | None = None
+        self._written: tuple[bytes, _State] = b"", _State()
+        """What this run wrote last: while nobody else has written, it need not be read again."""
         with suppress(OSError):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _forget_old(path, before=wall() - KEPT_S)
@@ -87,6 +91,11 @@ class SharedPacer:
         """Whether other runs are heeded; False where there is no place for the file."""
         return self._descriptor is not None
 
+    @property
+    def per_minute(self) -> float | None:
+        """Requests a minute that this run may send at most."""
+        return self._own.per_minute
+
     def check(self, costs: Mapping[str, float]) -> None:
         """Raise InputError for an amount that a gate of this run can never hold."""
         self._own.check(costs)
@@ -96,15 +105,26 @@ class SharedPacer:
         with self._common(write=False) as common:
             return max(self._own.earliest(now), common.earliest(now))
 
-    def claim(self, at: float, now: float, costs: Mapping[str, float]) -> float | None:
-        """Book one request with everyone if its instant has come by `now`; else the instant to wait for."""
+    def claim(self, at: float, until: float, costs: Mapping[str, float]) -> tuple[float, bool]:
+        """The first instant from `at` on, and whether it is booked with everyone: if it is by `until`."""
+        own = self._own.earliest(at)
+        if own > until:
+            return own, False
         with self._common() as common:
-            found = max(self._own.earliest(at), common.earliest(at))
-            if found > now:
-                return found
+            found = max(own, common.earliest(at))
+            if found > until:
+                return found, False
             self._own.book(found, costs)
             common.book(found, costs)
-            return None
+            return found, True
+
+    def held(self, now: float) -> bool:
+        """Whether nobody of this run may leave now. What holds the others is heard with the next claim."""
+        return self._own.held(now)
+
+    def depart(self, at: float, now: float, costs: Mapping[str, float]) -> float:
+        """Note that a request of this run that was booked for `at` leaves `now`; a later instant, if it has to wait."""
+        return self._own.depart(at, now, costs)
 
     def hold(self, now: float, wait_s: float) -> None:
         """No run of this key sends for `wait_s` seconds."""
@@ -112,41 +132,39 @@ class SharedPacer:
             self._own.hold(now, wait_s)
             common.hold(now, wait_s)
 
-    def slow_down(self, now: float, wait_s: float) -> None:
+    def slow_down(self, now: float, wait_s: float, left_at: float) -> None:
         """A 429 came: it concerns every run of this key."""
         with self._common() as common:
-            self._own.slow_down(now, wait_s)
-            common.slow_down(now, wait_s)
-
-    def speed_up(self) -> None:
-        """An image came back: recover a little of the pace."""
-        with self._common() as common:
-            self._own.speed_up()
-            common.speed_up()
+            self._own.slow_down(now, wait_s, left_at)
+            common.slow_down(now, wait_s, left_at)
 
     def heed(self, now: float, name: str, heard: Heard) -> None:
-        """Take over what the provider says of a gate."""
-        with self._common() as common:
-            self._own.heed(now, name, heard)
-            common.heed(now, name, heard)
+        """Take over what the provider says of a gate; what is no news to this run is none to the others."""
+        before = self._own.hold_until, self._rates()
+        self._own.heed(now, name, heard)
+        if before != (self._own.hold_until, self._rates()):
+            with self._common() as common:
+                common.heed(now, name, heard)
 
     @contextmanager
     def _common(self, *, write: bool = True) -> Iterator[Pacer]:
         """The key's gates, in this run's time, for a block that nobody else can come between."""
         descriptor = self._descriptor
         if descriptor is None or not _lock(descriptor):
-            yield Pacer({})
+            yield Pacer()
             return
         try:
             now, wall = self._monotonic(), self._wall()
-            state = _State.read(descriptor, wall=wall)
-            state.runs.pop(self._run, None)
-            common = state.pacer(self._rates(), now=now, wall=wall)
+            text = _contents(descriptor)
+            state = self._written[1] if text == self._written[0] else _State.parse(text)
+            state.settle(wall)
+            rates = self._rates()
+            common = state.pacer(self._run, rates, now=now, wall=wall)
             yield common
             if write:
-                state.runs[self._run] = _Run(wall, self._rates())
+                state.runs[self._run] = _Run(wall, rates)
                 state.take(common, now=now, wall=wall)
-                state.write(descriptor)
+                self._written = _replace(descriptor, text, state.text()), state
         finally:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
 
@@ -179,72 +197,104 @@ class _State:
 
     debts: dict[str, _Debt] = field(default_factory=dict)
     hold_until: float = 0.0
-    slowed_until: float = 0.0
-    pace: float = 1.0
+    slowed_at: float = 0.0
+    tempo: Tempo = field(default_factory=Tempo)
     runs: dict[str, _Run] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, descriptor: int, *, wall: float) -> _State:
-        """The state as it is at `wall`. A file that makes no sense is taken for an empty one: it holds no facts."""
+    def parse(cls, text: bytes) -> _State:
+        """The state of a file. One that makes no sense is taken for an empty one: it holds no facts."""
         try:
             # A run that died in its write has left the end of a longer text behind.
-            found, _ = json.JSONDecoder().raw_decode(os.pread(descriptor, _LARGEST_BYTES, 0).decode() or "{}")
+            found, _ = json.JSONDecoder().raw_decode(text.decode() or "{}")
             runs = {
                 str(name): _Run(float(run["at"]), {str(gate): _rate(rate) for gate, rate in run["rates"].items()})
                 for name, run in found.get("runs", {}).items()
             }
-            state = cls(
+            tempo = found.get("tempo", {})
+            return cls(
                 debts={
-                    str(gate): _Debt(min(_finite(debt["at"]), wall), max(0.0, _finite(debt["amount"])))
+                    str(gate): _Debt(_finite(debt["at"]), max(0.0, _finite(debt["amount"])))
                     for gate, debt in found.get("debts", {}).items()
                 },
-                hold_until=_instant(found.get("hold_until", 0.0), wall),
-                slowed_until=_instant(found.get("slowed_until", 0.0), wall),
-                pace=min(1.0, _rate(found.get("pace", 1.0))),
-                runs={name: run for name, run in runs.items() if abs(wall - run.at) <= ALIVE_S},
+                hold_until=_finite(found.get("hold_until", 0.0)),
+                slowed_at=_finite(found.get("slowed_at", 0.0)),
+                tempo=Tempo(
+                    min(1.0, _rate(tempo.get("broke", 1.0))),
+                    min(1.0, max(0.0, _finite(tempo.get("fall", 0.0)))),
+                    min(_LONGEST, max(0.0, _finite(tempo.get("passed", TRUSTED)))),
+                    min(_LONGEST, max(1.0, _finite(tempo.get("before", TRUSTED)))),
+                ),
+                runs=runs,
             )
-        except (OSError, ValueError, OverflowError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, OverflowError, TypeError, KeyError, AttributeError, RecursionError):
             return cls()
-        if not state.runs:
-            # Whoever was slowed down has long gone: the pace is found anew.
-            state.pace = 1.0
-        return state
 
-    def pacer(self, own: Mapping[str, float], *, now: float, wall: float) -> Pacer:
-        """The key's gates in the time of which `now` is this instant."""
+    def settle(self, wall: float) -> None:
+        """Bring the state to `wall`: runs that have gone are forgotten, and instants that no clock has."""
+        self.runs = {name: run for name, run in self.runs.items() if abs(wall - run.at) <= ALIVE_S}
+        if not self.runs:
+            # Whoever was slowed down has long gone: the pace is found anew.
+            self.tempo = Tempo()
+        for name, debt in self.debts.items():
+            if debt.at > wall:
+                self.debts[name] = _Debt(wall, debt.amount)
+        if self.hold_until > wall + FARTHEST_S:
+            self.hold_until = 0.0
+        self.slowed_at = min(self.slowed_at, wall)
+
+    def pacer(self, run: str, own: Mapping[str, float], *, now: float, wall: float) -> Pacer:
+        """The key's gates in the time of which `now` is this instant; `own` is what this run believes by now."""
         rates: dict[str, float] = dict(own)
-        for run in self.runs.values():
-            for name, rate in run.rates.items():
-                rates[name] = max(rate, rates.get(name, 0.0))
+        for other, theirs in self.runs.items():
+            if other != run:
+                for name, rate in theirs.rates.items():
+                    rates[name] = max(rate, rates.get(name, 0.0))
         gates = {name: Gate(rate) for name, rate in rates.items()}
+        shift = now - wall
+        pacer = Pacer(gates, self.hold_until + shift, self.tempo, self.slowed_at + shift)
+        pace = pacer.pace
         for name, debt in self.debts.items():
             if name in gates:
-                drains_s = debt.amount * 60.0 / (gates[name].per_minute * self.pace)
-                gates[name].free_at = debt.at - wall + now + (drains_s if drains_s <= FARTHEST_S else 0.0)
-        return Pacer(gates, self.hold_until - wall + now, self.pace, self.slowed_until - wall + now)
+                drains_s = debt.amount * 60.0 / (gates[name].per_minute * pace)
+                gates[name].free_at = debt.at + shift + (drains_s if drains_s <= FARTHEST_S else 0.0)
+        return pacer
 
     def take(self, pacer: Pacer, *, now: float, wall: float) -> None:
         """Take over what was booked."""
+        shift, pace = wall - now, pacer.pace
         for name, gate in pacer.gates.items():
             left_s = max(0.0, gate.free_at - now)
-            self.debts[name] = _Debt(min(gate.free_at, now) - now + wall, left_s * gate.per_minute * pacer.pace / 60.0)
-        self.hold_until = pacer.hold_until - now + wall
-        self.slowed_until = pacer.slowed_until - now + wall
-        self.pace = pacer.pace
+            self.debts[name] = _Debt(min(gate.free_at, now) + shift, left_s * gate.per_minute * pace / 60.0)
+        self.hold_until = pacer.hold_until + shift
+        self.slowed_at = pacer.slowed_at + shift
+        self.tempo = pacer.tempo
 
-    def write(self, descriptor: int) -> None:
-        """Write the state. A disk that refuses costs the sharing, not the run."""
+    def text(self) -> bytes:
+        """The file's contents."""
         told: dict[str, Any] = {
             "debts": {name: {"at": debt.at, "amount": debt.amount} for name, debt in self.debts.items()},
             "hold_until": self.hold_until,
-            "slowed_until": self.slowed_until,
-            "pace": self.pace,
+            "slowed_at": self.slowed_at,
+            "tempo": {name: getattr(self.tempo, name) for name in ("broke", "fall", "passed", "before")},
             "runs": {name: {"at": run.at, "rates": run.rates} for name, run in self.runs.items()},
         }
-        text = json.dumps(told).encode()
-        with suppress(OSError):
-            os.pwrite(descriptor, text, 0)
+        return json.dumps(told).encode()
+
+
+def _contents(descriptor: int) -> bytes:
+    with suppress(OSError):
+        return os.pread(descriptor, _LARGEST_BYTES, 0)
+    return b""
+
+
+def _replace(descriptor: int, before: bytes, text: bytes) -> bytes:
+    """Write a new text, and return it. A disk that refuses costs the sharing, not the run."""
+    with suppress(OSError):
+        os.pwrite(descriptor, text, 0)
+        if len(text) < len(before):
             os.ftruncate(descriptor, len(text))
+    return text
 
 
 def _lock(descriptor: int) -> bool:
@@ -258,11 +308,6 @@ def _lock(descriptor: int) -> bool:
         else:
             return True
     return False
-
-
-def _instant(value: object, wall: float) -> float:
-    at = _finite(value)
-    return at if at <= wall + FARTHEST_S else 0.0
 
 
 def _finite(value: object) -> float:

@@ -12,13 +12,15 @@ import itertools
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from runner.catalog import Catalog, Delivery, Prices
 from runner.errors import ManifestError, StopRun
 from runner.rules import pricing
 from runner.rules.pacing import Gate, Pacer
 from runner.tasks import ImageRequest, Origin, Status, Task
+
+if TYPE_CHECKING:
+    from runner.catalog import Catalog, Delivery, Prices
 
 T = TypeVar("T")
 
@@ -36,6 +38,9 @@ class Known:
     reusable: bool = False
 
 
+_NEW = Known(None)
+
+
 @dataclass(frozen=True, slots=True)
 class Clash:
     """Two tasks of one job that want the same thing: `first` is where the earlier one was written."""
@@ -45,8 +50,9 @@ class Clash:
 
 
 Lookup = Callable[[Sequence[str]], Mapping[str, Known]]
-Claim = Callable[[Sequence[tuple[str, str, str]]], Mapping[int, Clash]]
-"""Takes (key, folded name, place) of a chunk, and answers for each index in it that clashes with an earlier task."""
+Claim = Callable[[Sequence[str], Sequence[str], Callable[[int], str]], Mapping[int, Clash]]
+"""Takes the keys and the folded names of a chunk, and where the task of an index was written; answers for each index
+that clashes with an earlier task."""
 
 
 @dataclass(slots=True)
@@ -178,20 +184,23 @@ def make(
     pacer = Pacer(dict(gates))
     warned_auto = False
     largest = -1
+    request: ImageRequest | None = None
     for chunk in chunks(tasks, CHUNK):
         _refuse_clashes(chunk, claim)
         states = known([task.key for task in chunk])
         for task in chunk:
-            request = task.request
-            quote = quoter.quote(request)
-            place = (request.model, request.size, request.quality)
-            group = plan.groups.get(place)
-            if group is None:
-                group = plan.groups[place] = Group(*place)
-            if request.quality == "auto" and not warned_auto:
-                warned_auto = True
-                plan.warnings.append("quality `auto` may render and bill as the highest quality: it is priced as that")
-            if _count(plan, group, states.get(task.key, Known(None)), quote) and quote.tokens > largest:
+            if task.request is not request:
+                # The samples of one combination share their request.
+                request = task.request
+                quote = quoter.quote(request)
+                place = (request.model, request.size, request.quality)
+                group = plan.groups.get(place) or plan.groups.setdefault(place, Group(*place))
+                if request.quality == "auto" and not warned_auto:
+                    warned_auto = True
+                    plan.warnings.append(
+                        "quality `auto` may render and bill as the highest quality: it is priced as that"
+                    )
+            if _count(plan, group, states.get(task.key, _NEW), quote) and quote.tokens > largest:
                 largest = quote.tokens
                 pacer.check({"tokens": float(largest), "images": 1.0, "requests": 1.0})
     plan.duration_s = _duration_s(plan.total("to_do"), plan.tokens, gates)
@@ -209,7 +218,8 @@ class Quoter:
         self._delivery: Delivery = delivery
         self._effective = dict(effective)
         self._images: dict[tuple[str, str, str], pricing.Quote] = {}
-        self._prompt: tuple[str, str, pricing.Quote] = ("", "", pricing.Quote(0, 0, 0))
+        self._prompt = ""
+        self._prompts: dict[str, pricing.Quote] = {}
 
     def quote(self, request: ImageRequest) -> pricing.Quote:
         """The price of `request` on the model that would be asked now."""
@@ -219,9 +229,13 @@ class Quoter:
         if image is None:
             image = pricing.image_quote(request.size, request.quality, self._catalog.model(model), self.prices(model))
             self._images[place] = image
-        if self._prompt[:2] != (request.prompt, model):
-            self._prompt = (request.prompt, model, pricing.prompt_quote(request.prompt, self.prices(model)))
-        return image + self._prompt[2]
+        if self._prompt != request.prompt:
+            self._prompt = request.prompt
+            self._prompts.clear()
+        prompt = self._prompts.get(model)
+        if prompt is None:
+            prompt = self._prompts[model] = pricing.prompt_quote(request.prompt, self.prices(model))
+        return image + prompt
 
     def model_for(self, wanted: str) -> str:
         """The model that is asked where `wanted` is wanted."""
@@ -253,13 +267,17 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def fold(name: str) -> str:
     """A file name as a careless file system sees it: upper and lower case and Unicode forms are one."""
     if name.isascii():
-        return name.casefold()
+        return name.lower()
     # Folding undoes a normal form here and there, so it is made once more.
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
 def _refuse_clashes(chunk: Sequence[Task], claim: Claim) -> None:
-    clashes = claim([(task.key, fold(task.name), _place(task.origin)) for task in chunk])
+    clashes = claim(
+        [task.key for task in chunk],
+        [fold(task.name) for task in chunk],
+        lambda index: _place(chunk[index].origin),
+    )
     for index, clash in sorted(clashes.items()):
         task = chunk[index]
         if clash.kind == "name":
@@ -279,7 +297,8 @@ def _count(plan: Plan, group: Group, known: Known, quote: pricing.Quote) -> bool
     """Count one task; whether it will be sent."""
     group.wanted += 1
     status = known.status
-    plan.by_status[status or "new"] = plan.by_status.get(status or "new", 0) + 1
+    word = "new" if status is None else status
+    plan.by_status[word] = plan.by_status.get(word, 0) + 1
     if status is Status.DONE:
         group.done += 1
     elif status in (Status.FAILED, Status.REFUSED):

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,18 +21,19 @@ import anyio.to_thread
 from runner import __version__, limiter, planner
 from runner import manifest as manifests
 from runner.engine import events, recovery
-from runner.engine.attempt import Settings
 from runner.engine.events import Event, Listener, Summary
 from runner.engine.pool import Pool
+from runner.engine.shared import Settings
 from runner.engine.stop import Stop
 from runner.errors import InputError, RunnerError, TimeLimit
-from runner.invocation import Options, Request, budget_for, concurrency_for, embeds, make_plan, now
+from runner.invocation import Options, Request, budget_for, check_tasks, concurrency_for, embeds, now
 from runner.ledger import Job, Ledger, RunStart
 from runner.provider import Endpoint, Timeouts, connect
 from runner.report.lines import line
 from runner.report.summary import summarise
 from runner.rules.breaker import Breaker, default_limit
-from runner.rules.pacing import Pace, Pacer
+from runner.rules.concurrency import descriptors_for, places_for
+from runner.rules.pacing import Gate, Pace, Pacer
 from runner.rules.retry import Policy
 from runner.store import Store
 from runner.tasks import Status
@@ -123,7 +125,7 @@ class Session:
                 "or choose another --output or another `name`",
             )
         if known is None or known.digest != digest:
-            make_plan(self.request, ledger)
+            check_tasks(self.request, ledger)
         self._same_manifest(known)
         job = ledger.make_job(manifest.name, manifest_path=str(self.request.path.resolve()), now_ms=now_ms())
         if job.digest != digest:
@@ -160,7 +162,7 @@ class Session:
 
         await anyio.to_thread.run_sync(prepare)
         gates = dict(self.request.gates)
-        concurrency = concurrency_for(manifest, gates)
+        concurrency, most = self._places(gates, emit)
         budget = budget_for(self.request, self.options, ledger, job)
         statuses = ledger.statuses(job)
         to_do = min(statuses[Status.PLANNED], self.options.limit or job.wanted)
@@ -182,7 +184,7 @@ class Session:
         if statuses[Status.PLANNED] == 0:
             return None
         with self._pace(Pacer(gates), endpoint, run_id, emit) as pacer:
-            async with connect(endpoint, self._timeouts(), connections=concurrency) as client:
+            async with connect(endpoint, self._timeouts(), connections=most) as client:
                 pool = Pool(
                     ledger=ledger,
                     store=store,
@@ -196,7 +198,7 @@ class Session:
                     breaker=Breaker(
                         self.options.max_failures or default_limit(concurrency), to_do, manifest.retry.base_s
                     ),
-                    settings=self._settings(concurrency),
+                    settings=self._settings(concurrency, most),
                     stop=self.stop,
                     emit=emit,
                     now=now,
@@ -220,7 +222,20 @@ class Session:
         waits = self.request.manifest.timeouts
         return Timeouts(waits.connect_s, waits.first_byte_s, waits.stall_s, waits.total_s)
 
-    def _settings(self, concurrency: int) -> Settings:
+    def _places(self, gates: Mapping[str, Gate], emit: Listener) -> tuple[int, int]:
+        """Requests in flight, to begin with and at most, as far as this process may open files and connections."""
+        start, most = concurrency_for(self.request.manifest, gates)
+        room = places_for(_descriptors(descriptors_for(most)))
+        if room < start:
+            emit(
+                events.Warned(
+                    f"{start} requests in flight need {descriptors_for(start)} open files, and this process may have "
+                    f"fewer: {room} are in flight at most (ulimit -n raises that)"
+                )
+            )
+        return min(start, room), min(most, room)
+
+    def _settings(self, concurrency: int, most: int) -> Settings:
         retry = self.request.manifest.retry
         return Settings(
             concurrency=concurrency,
@@ -235,6 +250,7 @@ class Session:
             fallback_model=self.request.models.fallback,
             limit=self.options.limit,
             hold_doubt=self.options.hold_doubt,
+            most_concurrency=most,
         )
 
     @contextmanager
@@ -279,6 +295,19 @@ class Session:
             elapsed_s=elapsed_s,
             images=str(store.output / store.images),
         )
+
+
+def _descriptors(needed: int) -> int:
+    """How many files this process may have open; the limit is raised to what is needed as far as that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return needed
+    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        return soft
+    return wanted
 
 
 async def _limit(pool: Pool, started: float, duration_s: float) -> None:

@@ -12,8 +12,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
+from typing import Protocol, Self
 
 from runner.errors import LedgerError
+
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Status(StrEnum):
@@ -109,6 +112,9 @@ class ImageRequest:
         return (int(width), int(height)) if height else None
 
 
+NOT_SENT = "not_sent"
+"""The error code of an attempt that was put on record and then given back: no request of it ever left."""
+
 API_DEFAULTS: Mapping[str, str | int | None] = {
     field.name: field.default for field in fields(ImageRequest) if field.default is not MISSING
 }
@@ -117,17 +123,42 @@ REQUEST_FIELDS: tuple[str, ...] = ("model", *API_DEFAULTS)
 """What a request has beside its prompt, in the order of `ImageRequest`."""
 
 
+class Digest(Protocol):
+    """A hash that is under way."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in more bytes."""
+
+    def copy(self) -> Self:
+        """Another one that goes on from here."""
+
+    def hexdigest(self) -> str:
+        """What it has come to, in hex."""
+
+
 def task_key(request: ImageRequest, *, sample: int, edition: str | None, simulated: bool) -> str:
     """The identity of one wanted image: 64 hex digits of SHA-256 over the canonical request.
 
     The job's name, the prompt's id and the file's name are not part of it, so that the same request is never paid
     twice, whatever it is called. The model is the one that is *wanted*: a fallback that made the image does not change
     the key. A simulated image is never taken for a real one, so that counts too.
+
+    It is the hash of three parts in a row, because most of the tasks of a manifest share two of them with others.
     """
-    canonical = json.dumps(
+    digest = key_head(request.prompt)
+    digest.update(key_middle(request) + key_end(sample=sample, edition=edition, simulated=simulated))
+    return digest.hexdigest()
+
+
+def key_head(prompt: str) -> Digest:
+    """The first of the three parts that a key is the hash of, hashed already: all that hangs on the prompt."""
+    return hashlib.sha256(('["generate/1",' + _JSON(prompt)).encode("utf-8", "surrogatepass"))
+
+
+def key_middle(request: ImageRequest) -> bytes:
+    """The second part: what is asked for beside the prompt."""
+    rest = _JSON(
         [
-            "generate/1",
-            request.prompt,
             request.model,
             request.size,
             request.quality,
@@ -135,14 +166,14 @@ def task_key(request: ImageRequest, *, sample: int, edition: str | None, simulat
             request.output_format,
             request.output_compression,
             request.moderation,
-            sample,
-            edition,
-            simulated,
-        ],
-        ensure_ascii=False,
-        separators=(",", ":"),
+        ]
     )
-    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+    return f",{rest[1:-1]},".encode("utf-8", "surrogatepass")
+
+
+def key_end(*, sample: int, edition: str | None, simulated: bool) -> bytes:
+    """The third part: which of several images of one request it is."""
+    return _JSON([sample, edition, simulated])[1:].encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)

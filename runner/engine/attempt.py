@@ -3,122 +3,49 @@
 Owns the order for one attempt (record, send, store, record, settle) and what each outcome means for its task, its money
 and the pace. Refuses to choose what is attempted and when: `pool` does. From the moment the request may have left,
 nothing but `Stop.now` cuts it before its result is on record.
+
+A request is put on record a little before the instant that was booked for it (`LEAD_S`), and leaves at that instant:
+how long the disk takes for the record does not move it. So SIGKILL finds, beside what is in flight, the requests of
+that moment (the lead times the rate, and what waits for the end of a hold) on record although they never left; no one
+can know that of them afterwards, and they are in doubt like the others.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol, assert_never
+from collections.abc import Mapping
+from typing import assert_never
 
 import anyio
-import anyio.to_thread
 
 from runner.engine import events
 from runner.engine.recovery import fits, make_room
+from runner.engine.shared import LEAD_S, Again, Shared, Turn, Work, kind_of
 from runner.engine.sink import ImageSink
-from runner.engine.stop import Stop
 from runner.errors import (
     Lost,
     ModelGone,
     ProviderError,
     RateLimited,
-    RunnerError,
     StopRun,
     StoreError,
     Unusable,
     Usage,
 )
-from runner.ledger import Answer, Begin, Cost, File, Job, Ledger, Todo, Writer
-from runner.planner import Quoter
+from runner.ledger import Answer, Begin, Cost, File, Steps
 from runner.provider import Made
-from runner.provider.decode import Sink
 from runner.rules import pricing, retry
-from runner.rules.breaker import Breaker
-from runner.rules.budget import Budget, Reservation
-from runner.rules.pacing import Heard, Pace
-from runner.store import BadImage, Sealed, Store
-from runner.tasks import Event, ImageRequest
-
-
-class Generator(Protocol):
-    """Who makes images; `provider.Client` does."""
-
-    async def generate(
-        self,
-        request: ImageRequest,
-        *,
-        model: str,
-        sink: Sink,
-        on_headers: Callable[[Mapping[str, Heard]], None],
-    ) -> Made:
-        """One request for one image; see `provider.Client.generate`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a pool works. `limit` is the most tasks that are begun in this run; `hold_doubt` leaves lost ones alone."""
-
-    concurrency: int
-    policy: retry.Policy
-    simulated: bool
-    fallback_model: str | None = None
-    limit: int | None = None
-    hold_doubt: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A task on its way, with its bad attempts in this run."""
-
-    todo: Todo
-    tally: retry.Tally = field(default_factory=retry.Tally)
-
-
-@dataclass(slots=True)
-class Shared:
-    """What all attempts of one run have in common. `end` stops the run for a reason of its own."""
-
-    ledger: Ledger
-    writer: Writer
-    store: Store
-    job: Job
-    run_id: int
-    client: Generator
-    quoter: Quoter
-    price_version: str
-    pacer: Pace
-    budget: Budget
-    breaker: Breaker
-    settings: Settings
-    stop: Stop
-    emit: events.Listener
-    now: Callable[[], dt.datetime]
-    jitter: Callable[[], float]
-    end: Callable[[RunnerError, str], None]
-    scopes: set[anyio.CancelScope] = field(default_factory=set)
-    placing: anyio.Lock = field(default_factory=anyio.Lock)
-
-    def now_ms(self) -> int:
-        """Milliseconds since 1970."""
-        return int(self.now().timestamp() * 1000)
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """The task may be tried again after `delay_s` seconds."""
-
-    work: Work
-    delay_s: float
+from runner.rules.budget import Reservation
+from runner.rules.pacing import Heard
+from runner.store import BadImage, Partial, Sealed
+from runner.tasks import NOT_SENT, Event, ImageRequest
 
 
 class Attempt:
-    """One request for one task, with the model that is asked and the money that is reserved for it."""
+    """One request for one task, with the model that is asked, the money that is reserved for it, and its turn."""
 
-    def __init__(self, shared: Shared, work: Work, model: str, reservation: Reservation) -> None:
+    def __init__(self, shared: Shared, work: Work, model: str, reservation: Reservation, turn: Turn) -> None:
         self._run = shared
+        self._turn = turn
         self._work = work
         self._todo = work.todo
         self._model = model
@@ -146,24 +73,59 @@ class Attempt:
                     run.now_ms(),
                 )
             )
+            partial, trouble = self._partial()
+            may_leave = partial is not None and await self._may_leave()
             self._since = anyio.current_time()
             run.emit(events.AttemptBegan(self._todo.name, self._id, self._model, self._reservation.amount_microusd))
-            return await self._send()
+            stale = run.budget.is_stale(self._reservation, run.now())
+            if partial is not None and may_leave and not stale and not run.nothing_leaves:
+                return await self._send(partial)
+            if partial is None:
+                await self._never_sent(trouble)
+                return None
+            partial.discard()
+            if stale and not run.stop.asked:
+                await self._never_sent("a new period of the budget began before this request left")
+                return Again(self._work, 0.0)
+            await self._never_sent("stopped before this request left")
         return None
 
-    async def _send(self) -> Again | None:
+    def _partial(self) -> tuple[Partial | None, str]:
+        """Where the image goes; None, and why, with a disk that refuses: then nothing further may leave."""
+        try:
+            return self._run.store.partial(self._id), ""
+        except StoreError as error:
+            self._run.end(error, "failed")
+            return None, error.message
+
+    async def _may_leave(self) -> bool:
+        """Wait for the instant that was booked; False when the run was stopped before this request could leave."""
+        run = self._run
+        at, booked = self._turn.at, True
+        while not run.nothing_leaves:
+            now = anyio.current_time()
+            if booked and now >= at:
+                if not run.pacer.held(now):
+                    at = run.pacer.depart(at, now, self._turn.costs)
+                    if at <= now:
+                        return True
+                else:
+                    # The place that was booked passes unused.
+                    at, booked = now, False
+            if not booked:
+                if run.stop.asked:
+                    return False
+                at, booked = run.pacer.claim(at, now + LEAD_S, self._turn.costs)
+            with anyio.CancelScope(deadline=at if booked else at - LEAD_S) as scope:
+                run.waiting.add(scope)
+                await anyio.sleep_forever()
+            run.waiting.discard(scope)
+        return False
+
+    async def _send(self, partial: Partial) -> Again | None:
         """Send the request, and record whatever comes of it."""
         run = self._run
         request = self._todo.request
-        if run.stop.immediate:
-            await self._never_sent("interrupted", "stopped before this request left")
-            return None
-        try:
-            partial = run.store.partial(self._id)
-        except StoreError as error:
-            run.end(error, "failed")
-            await self._never_sent("store_failed", error.message)
-            return None
         sink = ImageSink(partial)
         failure: ProviderError | None = None
         trouble: StoreError | None = None
@@ -177,14 +139,11 @@ class Attempt:
             except StoreError as error:
                 trouble = error
         run.scopes.discard(scope)
-        sealed: Sealed | None = None
         if made is not None:
             try:
-                sealed = await anyio.to_thread.run_sync(sink.seal)
-                if not fits(sealed, request.pixels, request.output_format):
-                    raise BadImage(_misfit(sealed, request), code="wrong_image")
+                await self._keep(made, sink)
+                return None
             except BadImage as error:
-                sealed = None
                 failure = Unusable(
                     error.message,
                     code=error.code,
@@ -193,71 +152,79 @@ class Attempt:
                     usage=made.envelope.usage,
                 )
             except StoreError as error:
-                trouble = error
+                # Whole on disk or nearly: it is left for the next run to look at.
+                run.end(error, "failed")
+                return None
         if trouble is not None:
             # Before anything is awaited: with a disk that refuses, nothing further may leave.
             run.end(trouble, "failed")
-        if made is not None and sealed is not None:
-            # From here on the image is whole on disk: whatever fails now, the next run takes it over.
-            await self._keep(made, sealed)
-            return None
-        if made is not None and trouble is not None:
-            # Written to its end, and only flushing it failed: it is left for the next run to look at.
-            return None
         partial.discard()
         if failure is None:
             reason = trouble.message if trouble else "stopped while this request was under way"
             failure = Lost(reason, code="store_failed" if trouble else "interrupted")
         return await self._fail(failure, made.envelope.usage_json if made else None)
 
-    async def _never_sent(self, code: str, message: str) -> None:
+    async def _never_sent(self, message: str) -> None:
         """The request is on record and was not sent after all: the task stays planned, with no doubt."""
         run = self._run
-        todo, answer = self._todo, Answer(error_code=code, error_message=message)
+        todo, answer = self._todo, Answer(error_code=NOT_SENT, error_message=message)
         await run.writer.unsaved(
             self._id, Event.BACKOFF, task_id=todo.task_id, answer=answer, cost=None, now_ms=run.now_ms()
         )
         run.budget.settle(self._reservation, 0)
-        run.emit(events.AttemptFailed(todo.name, self._id, "planned", code, message, None, None, 0, 0, None))
+        run.emit(events.AttemptFailed(todo.name, self._id, "planned", NOT_SENT, message, None, None, 0, 0, None))
 
-    async def _keep(self, made: Made, sealed: Sealed) -> None:
-        """The image is whole under its temporary name: record that, name it, record that, settle."""
+    async def _keep(self, made: Made, sink: ImageSink) -> None:
+        """The answer has ended: flush its image, record it, name it, record that, settle.
+
+        Raises:
+            BadImage: it is not the image that was asked for.
+            StoreError, LedgerError: what is on record and on disk stays as it is, for the next run.
+        """
         run = self._run
-        todo, facts = self._todo, sealed.facts
-        path = run.store.path(todo.name)
-        file = File(path, sealed.sha256, sealed.bytes, facts.format, facts.width, facts.height, facts.has_c2pa)
-        cost = self._cost(made.envelope.usage, made.envelope.usage_json)
         latency_s = anyio.current_time() - self._since
+        run.places.answered(latency_s)
+        self._meter(made.envelope.usage)
+        cost = self._cost(made.envelope.usage, made.envelope.usage_json)
         answer = Answer(made.request_id, made.http_status, round(latency_s * 1000))
-        await run.writer.received(self._id, answer=answer, cost=cost, file=file)
+        file = await run.writer.through(self._steps(sink, answer, cost, run.now_ms()))
         run.budget.settle(self._reservation, cost.microusd)
-        if run.store.occupied(path):
-            async with run.placing:
-                await anyio.to_thread.run_sync(make_room, run.ledger, run.store, path)
-        await anyio.to_thread.run_sync(run.store.place, self._id, path)
-        await run.writer.saved(
-            self._id,
-            task_id=todo.task_id,
-            file=file,
-            model=self._model,
-            simulated=run.settings.simulated,
-            now_ms=run.now_ms(),
-        )
-        run.pacer.speed_up()
         run.breaker.image()
         run.emit(
             events.Saved(
-                todo.name,
+                self._todo.name,
                 self._id,
-                path,
-                todo.prompt_id,
+                file.path,
+                self._todo.prompt_id,
                 self._model,
-                sealed.bytes,
+                file.bytes,
                 latency_s,
                 cost.microusd,
                 cost.basis,
             )
         )
+
+    def _steps(self, sink: ImageSink, answer: Answer, cost: Cost, now_ms: int) -> Steps[File]:
+        """The order of writes, in the ledger's thread: from the first on, the next run takes the image over."""
+        run = self._run
+        sealed, request = sink.seal(), self._todo.request
+        if not fits(sealed, request.pixels, request.output_format):
+            raise BadImage(_misfit(sealed, request), code="wrong_image")
+        facts, path = sealed.facts, run.store.path(self._todo.name)
+        file = File(path, sealed.sha256, sealed.bytes, facts.format, facts.width, facts.height, facts.has_c2pa)
+        yield run.writer.received(self._id, answer=answer, cost=cost, file=file)
+        if run.store.occupied(path):
+            make_room(run.ledger, run.store, path)
+        run.store.place(self._id, path)
+        yield run.writer.saved(
+            self._id,
+            task_id=self._todo.task_id,
+            file=file,
+            model=self._model,
+            simulated=run.settings.simulated,
+            now_ms=now_ms,
+        )
+        return file
 
     async def _fail(self, error: ProviderError, usage_json: str | None = None) -> Again | None:
         """The attempt brought no image: decide, record, settle."""
@@ -330,7 +297,7 @@ class Attempt:
         again = isinstance(decision, retry.TryAgain)
         if isinstance(error, RateLimited):
             hold_s = decision.hold_s if isinstance(decision, retry.TryAgain) else 0.0
-            run.pacer.slow_down(anyio.current_time(), hold_s)
+            run.pacer.slow_down(anyio.current_time(), hold_s, self._since)
             run.emit(events.Held(hold_s, error.message))
         too_many = run.breaker.failure(error, final=not again or (_is_doubtful(error) and run.settings.hold_doubt))
         if too_many is not None:
@@ -358,9 +325,16 @@ class Attempt:
             return Cost(pricing.cost_microusd(usage, prices), "usage", usage, usage_json)
         return Cost(self._reservation.amount_microusd, "estimate", None, usage_json)
 
+    def _meter(self, usage: Usage | None) -> None:
+        """What an answer took in tokens corrects what is booked for the next of its kind."""
+        if usage is not None and usage.is_told:
+            used = usage.input_tokens + usage.output_tokens
+            self._run.meter.told(kind_of(self._todo.request, self._model), self._turn.quoted_tokens, used)
+
     def _heed(self, told: Mapping[str, Heard]) -> None:
         for gate, heard in told.items():
             self._run.pacer.heed(anyio.current_time(), gate, heard)
+        self._run.places.per_minute = self._run.pacer.per_minute
 
 
 def _is_told(error: ProviderError) -> bool:

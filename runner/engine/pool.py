@@ -16,7 +16,8 @@ import anyio
 import anyio.to_thread
 
 from runner.engine import events
-from runner.engine.attempt import Attempt, Generator, Settings, Shared, Work
+from runner.engine.attempt import Attempt
+from runner.engine.shared import LEAD_S, Generator, Settings, Shared, Turn, Work, kind_of
 from runner.engine.stop import Stop
 from runner.errors import BudgetExceeded, RunnerError
 from runner.ledger import Job, Ledger, Todo
@@ -24,6 +25,7 @@ from runner.planner import Quoter
 from runner.rules import pricing
 from runner.rules.breaker import Breaker
 from runner.rules.budget import Budget, Reservation
+from runner.rules.concurrency import Places
 from runner.rules.pacing import Pace
 from runner.store import Store
 
@@ -73,6 +75,7 @@ class Pool:
             now=now,
             jitter=jitter,
             end=self.end,
+            places=Places(settings.concurrency, settings.most_concurrency or settings.concurrency, pacer.per_minute),
         )
         self._in_flight = 0
         self._begun = 0
@@ -111,7 +114,8 @@ class Pool:
             # Chosen together with its price: a fallback that takes over while this waits may be dearer (law 4).
             model = run.quoter.model_for(work.todo.request.model)
             quote = run.quoter.quote(work.todo.request)
-            costs = {"images": 1.0, "requests": 1.0, "tokens": float(quote.tokens)}
+            tokens = run.meter.expected(kind_of(work.todo.request, model), quote.tokens)
+            costs = {"images": 1.0, "requests": 1.0, "tokens": tokens}
             try:
                 run.pacer.check(costs)
             except RunnerError as error:
@@ -120,7 +124,8 @@ class Pool:
             reservation = await self._reserve(quote.worst_microusd)
             if reservation is None:
                 return
-            if not await self._may_leave(costs):
+            at = await self._booked(costs)
+            if at is None:
                 run.budget.settle(reservation, 0)
                 return
             if run.budget.is_stale(reservation, run.now()):
@@ -130,14 +135,14 @@ class Pool:
                 if reservation is None:
                     return
             self._in_flight += 1
-            start(self._attempt, Attempt(run, work, model, reservation))
+            start(self._attempt, Attempt(run, work, model, reservation, Turn(at, costs, quote.tokens)))
 
     async def _next(self) -> Work | None:
         """The next task: one whose backoff is over, else the next planned one; None when the feeder's work is done."""
-        room = self._shared.settings.concurrency * WAITING_PER_PLACE
         while not self._shared.stop.asked:
             if self._waiting and self._waiting[0][0] <= anyio.current_time():
                 return heapq.heappop(self._waiting)[2]
+            room = self._shared.places.allowed * WAITING_PER_PLACE
             if len(self._waiting) < room and (todo := await self._fresh()) is not None:
                 return Work(todo)
             # Looked at only now: an attempt may have ended, or a stop been asked, while the ledger was read.
@@ -163,9 +168,11 @@ class Pool:
         return todo
 
     async def _place_is_free(self) -> bool:
-        while self._in_flight >= self._shared.settings.concurrency and not self._shared.stop.asked:
+        """Wait for a place; False when the run was stopped meanwhile."""
+        run = self._shared
+        while self._in_flight >= run.places.allowed and not run.stop.asked:
             await self._change(None)
-        return not self._shared.stop.asked
+        return not run.stop.asked
 
     async def _reserve(self, worst_microusd: int) -> Reservation | None:
         """Money for one request; waits while something in flight may settle below its reservation."""
@@ -189,18 +196,17 @@ class Pool:
             await self._change(None)
         return None
 
-    async def _may_leave(self, costs: Mapping[str, float]) -> bool:
-        """Wait for the gates; False when the run was stopped meanwhile."""
+    async def _booked(self, costs: Mapping[str, float]) -> float | None:
+        """Wait for the gates; the instant that is booked, a little ahead, or None when the run is stopped."""
         pacer = self._shared.pacer
-        at = pacer.earliest(anyio.current_time())
+        at = anyio.current_time()
         while not self._shared.stop.asked:
             # A hold may have come while this one waited, or another run have taken the place.
-            later = pacer.claim(at, anyio.current_time(), costs)
-            if later is None:
-                return True
-            at = later
-            await self._change(at)
-        return False
+            at, booked = pacer.claim(at, anyio.current_time() + LEAD_S, costs)
+            if booked:
+                return at
+            await self._change(at - LEAD_S)
+        return None
 
     async def _change(self, until: float | None) -> None:
         """Wait until an attempt ended or the run is stopped, at the longest until `until`."""
@@ -234,7 +240,6 @@ class Pool:
 
     def _on_stop(self) -> None:
         self._changed.set()
-        if self._shared.stop.immediate:
-            for scope in tuple(self._shared.scopes):
-                scope.cancel()
+        for scope in (*self._shared.waiting, *(self._shared.scopes if self._shared.stop.immediate else ())):
+            scope.cancel()
         self._shared.emit(events.Stopping(self._shared.stop.reason, self._in_flight, self._shared.stop.immediate))

@@ -40,11 +40,18 @@ def recover(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: i
 
 def reuse(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: int) -> int:
     """Take over what other jobs have made; returns how many tasks that finished."""
+    if not ledger.has_offers(job):
+        return 0
+    # Asked before the search: what others make while it goes on is looked for the next time.
+    through = ledger.offerable(job)
     count = 0
     finished = None
     for page in ledger.reusable(job):
         for item in page:
-            if item.task_id == finished or not store.matches(item.file.path, item.file.sha256):
+            if item.task_id == finished:
+                continue
+            if not store.matches(item.file.path, item.file.sha256):
+                through = None  # its file may come back
                 continue
             path = store.path(item.name)
             make_room(ledger, store, path, keep_sha256=item.file.sha256)
@@ -54,11 +61,16 @@ def reuse(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: int
             emit(Reused(item.name, path))
             finished = item.task_id
             count += 1
+    if through is not None:
+        ledger.offered(job, through)
     return count
 
 
 def tidy(ledger: Ledger, store: Store, job: Job, emit: Listener) -> None:
     """Move the assets of done tasks to the names that the manifest now gives them."""
+    if ledger.is_tidy(job):
+        return
+    settled = True
     for page in ledger.misplaced(job, store.images):
         for item in page:
             path = store.path(item.name)
@@ -73,11 +85,15 @@ def tidy(ledger: Ledger, store: Store, job: Job, emit: Listener) -> None:
                         store.move(current, path)
                 elif ledger.asset_at(path) is not None or not store.matches(path, item.file.sha256):
                     emit(Warned(f"{current} is missing or changed; it is wanted as {path}"))
+                    settled = False
                     continue
                 # Recorded last: a run that dies before finds the bytes at the new name, and comes here again.
                 ledger.asset_moved(item.asset_id, path)
             except StoreError as error:
                 emit(Warned(str(error)))
+                settled = False
+    if settled:
+        ledger.tidied(job)
 
 
 def make_room(ledger: Ledger, store: Store, path: str, *, keep_sha256: str | None = None) -> None:

@@ -6,7 +6,7 @@ leave the package, and every figure in it is written by the operations in `attem
 
 from runner.ledger.database import locate
 from runner.ledger.ledger import Ledger
-from runner.ledger.scratch import Scratch
+from runner.ledger.scratch import Scratch, Sieve
 from runner.ledger.types import (
     Answer,
     Begin,
@@ -24,7 +24,7 @@ from runner.ledger.types import (
     Spending,
     Todo,
 )
-from runner.ledger.writer import Writer
+from runner.ledger.writer import Steps, Writer
 
 __all__ = [
     "Answer",
@@ -42,7 +42,9 @@ __all__ = [
     "Reusable",
     "RunStart",
     "Scratch",
+    "Sieve",
     "Spending",
+    "Steps",
     "Todo",
     "Writer",
     "locate",

@@ -6,11 +6,13 @@ a move that does not find its task in the expected status is an error, not a no-
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
 from runner.errors import LedgerError
+from runner.ledger.statements import Statement
 from runner.ledger.tables import metadata
 from runner.ledger.types import Answer, Begin, Cost, File, Orphan, Reusable
 from runner.tasks import Event, Status, after
@@ -20,16 +22,70 @@ _attempts = metadata.tables["attempts"]
 _assets = metadata.tables["assets"]
 
 
-def move(connection: sa.Connection, task_id: int, status: Status, event: Event, **values: Any) -> None:
-    """Move a task by compare-and-set.
+def _values(table: sa.Table, *names: str) -> dict[str, sa.BindParameter[Any]]:
+    # A prefix, because SQLAlchemy keeps the columns' own names for itself.
+    return {name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in names}
+
+
+_FROM_STATUS = sa.and_(_tasks.c.id == sa.bindparam("task_id"), _tasks.c.status == sa.bindparam("status"))
+_MOVE = Statement(sa.update(_tasks).where(_FROM_STATUS).values(_values(_tasks, "status")))
+_MOVE_TOLD = Statement(
+    sa.update(_tasks).where(_FROM_STATUS).values(_values(_tasks, "status", "error_code", "error_message"))
+)
+_BEGIN = Statement(
+    sa.insert(_attempts).values(
+        _values(
+            _attempts,
+            "task_id",
+            "run_id",
+            "job_id",
+            "model",
+            "simulated",
+            "reserved_microusd",
+            "price_version",
+            "begun_ms",
+        )
+    )
+)
+_ADD_ASSET = Statement(
+    sa.insert(_assets).values(_values(_assets, *(column.name for column in _assets.c if column.name != "id")))
+)
+_VACATE = Statement(
+    sa.update(_assets)
+    .where(_assets.c.path == sa.bindparam("taken"), _assets.c.id != sa.bindparam("but"))
+    .values(path=_assets.c.path + sa.literal_column("'~missing-'", sa.Text) + sa.cast(_assets.c.id, sa.Text))
+)
+_NOTHING = (None, None)
+_NOBODY = -1
+"""No row has this id."""
+
+
+def move(
+    connection: sa.Connection,
+    task_id: int,
+    status: Status,
+    event: Event,
+    *,
+    told: tuple[str | None, str | None] | None = None,
+) -> None:
+    """Move a task by compare-and-set. `told` is the error's code and message from now on; None leaves what there is.
 
     Raises:
         LedgerError: the table has no such move, or the task is not in `status`.
     """
     to = after(status, event)
-    changed = connection.execute(
-        sa.update(_tasks).where(_tasks.c.id == task_id, _tasks.c.status == status).values(status=to, **values)
-    )
+    if told is None:
+        changed = _MOVE(connection, task_id=task_id, status=status.value, new_status=to.value)
+    else:
+        code, message = told
+        changed = _MOVE_TOLD(
+            connection,
+            task_id=task_id,
+            status=status.value,
+            new_status=to.value,
+            new_error_code=code,
+            new_error_message=message,
+        )
     if changed.rowcount != 1:
         found = connection.scalar(sa.select(_tasks.c.status).where(_tasks.c.id == task_id))
         raise LedgerError(f"task {task_id} was to go from {status} to {to}, and is {found}")
@@ -38,18 +94,17 @@ def move(connection: sa.Connection, task_id: int, status: Status, event: Event, 
 def begin(connection: sa.Connection, what: Begin) -> int:
     """Put an attempt on record before its request leaves (law 1); its id."""
     move(connection, what.task_id, Status.PLANNED, Event.BEGIN)
-    return inserted(
-        connection.execute(
-            sa.insert(_attempts).values(
-                task_id=what.task_id,
-                run_id=what.run_id,
-                job_id=what.job_id,
-                model=what.model,
-                simulated=what.simulated,
-                reserved_microusd=what.reserved_microusd,
-                price_version=what.price_version,
-                begun_ms=what.now_ms,
-            )
+    return made(
+        _BEGIN(
+            connection,
+            new_task_id=what.task_id,
+            new_run_id=what.run_id,
+            new_job_id=what.job_id,
+            new_model=what.model,
+            new_simulated=what.simulated,
+            new_reserved_microusd=what.reserved_microusd,
+            new_price_version=what.price_version,
+            new_begun_ms=what.now_ms,
         )
     )
 
@@ -75,7 +130,7 @@ def saved(
     now_ms: int,
 ) -> None:
     """The asset is durable under its own name: the task is done (law 2)."""
-    move(connection, task_id, Status.RUNNING, Event.SAVED, error_code=None, error_message=None)
+    move(connection, task_id, Status.RUNNING, Event.SAVED, told=_NOTHING)
     _close(connection, attempt_id, None, None, outcome="saved", ended_ms=now_ms)
     add_asset(
         connection,
@@ -105,8 +160,7 @@ def unsaved(
         task_id,
         Status.RUNNING,
         event,
-        error_code=answer.error_code,
-        error_message=answer.error_message,
+        told=(answer.error_code, answer.error_message),
     )
     _close(connection, attempt_id, answer, cost, outcome=event.value, ended_ms=now_ms)
 
@@ -129,17 +183,16 @@ def lost(
         task_id,
         Status.RUNNING,
         Event.LOST,
-        error_code=answer.error_code,
-        error_message=answer.error_message,
+        told=(answer.error_code, answer.error_message),
     )
     _close(
         connection,
         attempt_id,
         answer,
         None,
+        doubt=True,
         outcome="lost",
         ended_ms=now_ms,
-        doubt_microusd=_doubt(),
     )
     if try_again:
         move(connection, task_id, Status.IN_DOUBT, Event.RETRY)
@@ -151,8 +204,8 @@ def adopted(connection: sa.Connection, orphan: Orphan, file: File, *, now_ms: in
     Where the answer's usage was not on record yet, the reserved cost stays in doubt.
     """
     move(connection, orphan.task_id, Status.RUNNING, Event.LOST)
-    move(connection, orphan.task_id, Status.IN_DOUBT, Event.ADOPT, error_code=None, error_message=None)
-    _close(connection, orphan.attempt_id, None, None, outcome="saved", ended_ms=now_ms, doubt_microusd=_doubt())
+    move(connection, orphan.task_id, Status.IN_DOUBT, Event.ADOPT, told=_NOTHING)
+    _close(connection, orphan.attempt_id, None, None, doubt=True, outcome="saved", ended_ms=now_ms)
     add_asset(
         connection,
         task_id=orphan.task_id,
@@ -193,22 +246,21 @@ def add_asset(
 ) -> None:
     """Record the file of a task that is done in this very transaction."""
     _vacate(connection, file.path)
-    connection.execute(
-        sa.insert(_assets).values(
-            task_id=task_id,
-            attempt_id=attempt_id,
-            reused_from=reused_from,
-            path=file.path,
-            sha256=file.sha256,
-            bytes=file.bytes,
-            format=file.format,
-            width=file.width,
-            height=file.height,
-            has_c2pa=file.has_c2pa,
-            model=model,
-            simulated=simulated,
-            created_ms=now_ms,
-        )
+    _ADD_ASSET(
+        connection,
+        new_task_id=task_id,
+        new_attempt_id=attempt_id,
+        new_reused_from=reused_from,
+        new_path=file.path,
+        new_sha256=file.sha256,
+        new_bytes=file.bytes,
+        new_format=file.format,
+        new_width=file.width,
+        new_height=file.height,
+        new_has_c2pa=file.has_c2pa,
+        new_model=model,
+        new_simulated=simulated,
+        new_created_ms=now_ms,
     )
 
 
@@ -258,22 +310,22 @@ def _vacate(connection: sa.Connection, path: str, *, but: int | None = None) -> 
     A path holds one file, and whoever calls has just put another there. Without this the new asset could never be
     recorded, in this run or in any later one, although it is paid for and lies on disk.
     """
-    gone = sa.update(_assets).where(_assets.c.path == path)
-    if but is not None:
-        gone = gone.where(_assets.c.id != but)
-    connection.execute(gone.values(path=_assets.c.path + "~missing-" + sa.cast(_assets.c.id, sa.Text)))
+    _VACATE(connection, taken=path, but=_NOBODY if but is None else but)
 
 
 def _received(file: File) -> dict[str, Any]:
     return {"received_sha256": file.sha256, "received_bytes": file.bytes, "received_path": file.path}
 
 
-def _doubt() -> sa.ColumnElement[Any]:
-    """What is known to have been billed is a cost; only the rest is a doubt."""
-    return sa.case((_attempts.c.cost_microusd.is_(None), _attempts.c.reserved_microusd), else_=None)
-
-
-def _close(connection: sa.Connection, attempt_id: int, answer: Answer | None, cost: Cost | None, **values: Any) -> None:
+def _close(
+    connection: sa.Connection,
+    attempt_id: int,
+    answer: Answer | None,
+    cost: Cost | None,
+    *,
+    doubt: bool = False,
+    **values: Any,
+) -> None:
     if answer is not None:
         values.update(
             request_id=answer.request_id,
@@ -292,11 +344,37 @@ def _close(connection: sa.Connection, attempt_id: int, answer: Answer | None, co
                 output_tokens=cost.usage.output_tokens,
                 total_tokens=cost.usage.total_tokens,
             )
-    changed = connection.execute(
-        sa.update(_attempts).where(_attempts.c.id == attempt_id, _attempts.c.outcome.is_(None)).values(**values)
+    changed = _closing(tuple(values), doubt)(
+        connection, attempt_id=attempt_id, **{f"new_{name}": value for name, value in values.items()}
     )
     if changed.rowcount != 1:
         raise LedgerError(f"attempt {attempt_id} has ended already")
+
+
+@cache
+def _closing(names: tuple[str, ...], doubt: bool) -> Statement:
+    """There are few kinds of endings, and so few of these."""
+    values: dict[str, Any] = dict(_values(_attempts, *names))
+    if doubt:
+        # What is known to have been billed is a cost; only the rest is a doubt.
+        values["doubt_microusd"] = sa.case(
+            (_attempts.c.cost_microusd.is_(None), _attempts.c.reserved_microusd), else_=sa.null()
+        )
+    return Statement(
+        sa.update(_attempts)
+        .where(_attempts.c.id == sa.bindparam("attempt_id"), _attempts.c.outcome.is_(None))
+        .values(values)
+    )
+
+
+def made(result: sa.CursorResult[Any]) -> int:
+    """The id that the database gave to the one row that a `Statement` has inserted.
+
+    By the driver's own word, as SQLite's has it; another database would say it with RETURNING.
+    """
+    if result.lastrowid is None:
+        raise LedgerError("the ledger gave no id for a new row")
+    return int(result.lastrowid)
 
 
 def inserted(result: sa.CursorResult[Any]) -> int:

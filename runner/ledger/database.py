@@ -7,14 +7,13 @@ found; this module refuses to know what is in the tables.
 from __future__ import annotations
 
 import errno
-import importlib.resources
 import os
 import resource
 import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
@@ -23,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from runner.errors import InputError, LedgerError
-from runner.ledger import soundness
+from runner.ledger import schema, soundness
 from runner.ledger.soundness import HEAD
 
 __all__ = ["HEAD", "WAIT_S", "Database", "Patience", "locate", "open_database", "rules", "translated"]
@@ -37,9 +36,15 @@ _AGAIN_S = 2.0
 """How long is waited after a wait that was in vain: many changes of one run must not each wait their fill."""
 _SLICE_S = 0.5
 _SPARE_BYTES = 1 << 20
+# What SQLite begins with.
+_CACHE_KIB, _LOG_PAGES = 2_000, 1_000
+# A million keys come in no order: with all of their index in memory a page of it is written once for many of them.
+_BULK_CACHE_KIB, _BULK_LOG_PAGES = 96 * 1024, 16_384
 
 _Mode = Literal["rwc", "rw", "ro", "immutable"]
 """How a connection opens the file: `rwc` makes it, `immutable` reads it where nothing can be made beside it."""
+Write = Callable[[], AbstractContextManager[sa.Connection]]
+"""A transaction that holds the write lock from its start."""
 
 
 class Patience:
@@ -84,8 +89,11 @@ class Patience:
 class Database:
     """One ledger: `write()` is a transaction that holds the write lock from its start, `read()` one that never does."""
 
-    def __init__(self, path: Path, patience: Patience, *, writer: _Mode = "rw", reader: _Mode = "rw") -> None:
+    def __init__(
+        self, path: Path, patience: Patience, *, found: str | None, writer: _Mode = "rw", reader: _Mode = "rw"
+    ) -> None:
         self.path = path
+        self._found = found
         self._writer = _engine(path, "BEGIN IMMEDIATE", patience, writer)
         self._reader = _engine(path, "BEGIN", patience, reader)
         self._inode: tuple[int, int] | None = None
@@ -93,9 +101,42 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A read-write transaction: committed at the end of the block, rolled back by an exception."""
+        self.renew()
         with translated(self.path), self._writer.begin() as connection:
             self._still_there()
             yield connection
+
+    @contextmanager
+    def held(self) -> Iterator[Write]:
+        """For many changes in a row: a `write` whose transactions share one connection, given back after the block."""
+        self.renew()
+        with translated(self.path), self._writer.connect() as connection:
+
+            @contextmanager
+            def write() -> Iterator[sa.Connection]:
+                with translated(self.path), connection.begin():
+                    self._still_there()
+                    yield connection
+
+            yield write
+
+    @contextmanager
+    def bulk(self) -> Iterator[Write]:
+        """For very many rows: `held`, with more memory meanwhile."""
+        with self.held() as write:
+            with write() as connection:
+                driver = connection.connection
+            _pragmas(driver, f"cache_size = -{_BULK_CACHE_KIB}", f"wal_autocheckpoint = {_BULK_LOG_PAGES}")
+            try:
+                yield write
+            finally:
+                _pragmas(driver, f"cache_size = -{_CACHE_KIB}", f"wal_autocheckpoint = {_LOG_PAGES}", "shrink_memory")
+
+    def renew(self) -> None:
+        """Bring an older schema up to date: before the first change, so that who only looks never waits for it."""
+        if self._found != HEAD:
+            _migrate(self, self._found)
+            self._found = HEAD
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -144,8 +185,9 @@ def locate(ledger: str | None, output: Path) -> Path:
 def open_database(path: Path, *, create: bool, on_wait: Callable[[float], None] | None = None) -> Database:
     """Open the ledger at `path`, bringing its schema up to date. Until it has proved sound, nothing of it is changed.
 
-    Without `create` it is opened to look at, and can then be one that cannot be written. `on_wait` is told when another
-    process has held it for more than `TELL_S`, with the seconds so far.
+    Without `create` it is opened to look at, and can then be one that cannot be written; an older schema is left as it
+    is until something is to be changed after all. `on_wait` is told when another process has held it for more than
+    `TELL_S`, with the seconds so far.
 
     Raises:
         InputError: there is none, or an empty one, and `create` is False.
@@ -173,10 +215,10 @@ def open_database(path: Path, *, create: bool, on_wait: Callable[[float], None] 
         )
     # A command that only looks leaves a log where it is, for a run to bring in.
     reader: _Mode = "rw" if create or seen_as == "rw" else seen_as
-    database = Database(path, patience, writer="rw" if there else "rwc", reader=reader)
+    database = Database(path, patience, found=found, writer="rw" if there else "rwc", reader=reader)
     try:
-        if found != HEAD:
-            _migrate(database, found)
+        if create:
+            database.renew()
     except BaseException:
         database.close()
         raise
@@ -234,20 +276,18 @@ def _lasting(path: Path, mode: _Mode) -> _Mode:
 
 
 def _migrate(database: Database, found: str | None) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    with (
-        importlib.resources.as_file(importlib.resources.files("runner.ledger") / "migrations") as scripts,
-        database.write() as connection,
-    ):
+    with translated(database.path), database._writer.begin() as connection:
         # Another process may have migrated while this one waited for the write lock.
-        if soundness.version(connection, database.path) != found:
-            return
-        config = Config()
-        config.set_main_option("script_location", str(scripts).replace("%", "%%"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        if soundness.version(connection, database.path) == found:
+            schema.bring(connection, found)
+
+
+def _pragmas(connection: sa.PoolProxiedConnection, *words: str) -> None:
+    # Past SQLAlchemy, which would begin a transaction for them.
+    cursor = connection.cursor()
+    for word in words:
+        cursor.execute(f"PRAGMA {word}").fetchall()
+    cursor.close()
 
 
 def _engine(path: Path, begin: str, patience: Patience, mode: _Mode) -> sa.Engine:
@@ -276,6 +316,8 @@ def _engine(path: Path, begin: str, patience: Patience, mode: _Mode) -> sa.Engin
 
         def attempt() -> None:
             cursor.execute(begin)
+            if begin == "BEGIN IMMEDIATE":
+                return
             try:
                 # The snapshot is taken by the first read, and that is what may have to wait.
                 cursor.execute("PRAGMA schema_version").fetchall()

@@ -2,47 +2,77 @@
 
 Owns idempotent enrolment: the same manifest enrolled twice changes nothing, an edited one adds what is new and leaves
 the rest. Refuses to judge whether a manifest is valid: that was done before.
+
+An enrolment is many transactions, so that no other job waits long for one of them, and it can be cut off after any:
+
+- A task is wanted when its revision is the job's. An enrolment takes a number that is larger than the job's and than
+  that of any task of the job, so no task has it, and none can come to have it but by this enrolment.
+- Before its last transaction it adds tasks under that number, and moves to it tasks that are planned and not wanted:
+  none of them has an open request or an image, so nobody looks for them under their name. Neither is wanted before,
+  or after: what the job wants is the same until the last transaction.
+- Every other task that the manifest has (one that is wanted now, or that is not planned) waits in a file beside, and is
+  moved in the last transaction, together with the job's own revision, digest and count. That one is as long as these
+  are many: none for a new job, seconds for a million.
+- Cut off before that, the tasks of the half stay under a number that no job has. The next enrolment takes a larger one;
+  what it has in common with the half it moves, and the rest is as any task that is no longer wanted.
+- The last transaction counts: as many tasks as were told must have the new number, or it is undone.
+
+Whoever enrols holds the job's lock; that nobody came between is seen in the last transaction all the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-from runner.errors import InputError
+from runner.errors import InputError, LedgerError
 from runner.ledger.tables import metadata
 from runner.ledger.types import File, Job, Misplaced, Reusable
-from runner.planner import Known
+from runner.planner import CHUNK, Known, chunks
 from runner.tasks import Status, Task
 
 _jobs = metadata.tables["jobs"]
 _prompts = metadata.tables["prompts"]
 _tasks = metadata.tables["tasks"]
 _assets = metadata.tables["assets"]
+_runs = metadata.tables["runs"]
 
-_ADD_PROMPT = sa.text("INSERT INTO prompts (digest, text) VALUES (:digest, :text) ON CONFLICT (digest) DO NOTHING")
-_ADD_TASK = sa.text(
-    """
+# Without the marks: a ledger of an older version, which has none, can be looked at as it is.
+_JOB = sa.select(_jobs.c.id, _jobs.c.name, _jobs.c.manifest_path, _jobs.c.revision, _jobs.c.digest, _jobs.c.wanted)
+_NEWEST_REVISION = (
+    sa.select(sa.func.max(_tasks.c.revision)).where(_tasks.c.job_id == _jobs.c.id).correlate(_jobs).scalar_subquery()
+)
+_MOST_VARIANTS: Final = 20_000
+
+# The statements of the hot path are text in SQLite's style of parameters: many rows a call, without a word about each.
+_ADD_PROMPT = "INSERT INTO prompts (digest, text) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING"
+# A key that is there already is found by the count at the end.
+_ADD_TASK = """
     INSERT INTO tasks (job_id, key, revision, position, status, prompt_id, prompt_row, model, size, quality,
                        background, output_format, output_compression, moderation, sample, variant, name)
-    VALUES (:job_id, :key, :revision, :position, 'planned', :prompt_id, :prompt_row, :model, :size, :quality,
-            :background, :output_format, :output_compression, :moderation, :sample, :variant, :name)
-    ON CONFLICT (key, job_id) DO UPDATE SET
-        revision = excluded.revision, position = excluded.position, prompt_id = excluded.prompt_id,
-        variant = excluded.variant, name = excluded.name
-    """
-)
+    VALUES (?, ?, ?, ?, 'planned', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (key, job_id) DO NOTHING
+"""
+_MOVE_TASK = "UPDATE tasks SET revision = ?, position = ?, prompt_id = ?, variant = ?, name = ? WHERE id = ?"
+
+Row = tuple[Any, ...]
+"""The values of `_ADD_TASK`, in its order."""
 
 
 def job(connection: sa.Connection, name: str) -> Job | None:
     """The job of this name, if it was ever run."""
-    row = connection.execute(sa.select(_jobs).where(_jobs.c.name == name)).first()
-    if row is None:
-        return None
-    return Job(row.id, row.name, row.manifest_path, row.revision, row.digest, row.wanted)
+    row = connection.execute(_JOB.where(_jobs.c.name == name)).first()
+    return None if row is None else Job(*row)
+
+
+def jobs(connection: sa.Connection) -> list[Job]:
+    """Every job, by name."""
+    return [Job(*row) for row in connection.execute(_JOB.order_by(_jobs.c.name))]
 
 
 def make_job(connection: sa.Connection, name: str, *, manifest_path: str | None, now_ms: int) -> Job:
@@ -60,49 +90,149 @@ def make_job(connection: sa.Connection, name: str, *, manifest_path: str | None,
     return made
 
 
-def next_revision(connection: sa.Connection, job_id: int) -> int:
-    """The number of the next version of what is wanted; it counts once it is activated."""
-    return 1 + int(connection.execute(sa.select(_jobs.c.revision).where(_jobs.c.id == job_id)).scalar_one())
+class Enrolment:
+    """One enrolment under way; see the module for why it can be cut off anywhere."""
 
+    def __init__(self, connection: sa.Connection, job_id: int) -> None:
+        before, newest = connection.execute(
+            sa.select(_jobs.c.revision, _NEWEST_REVISION).where(_jobs.c.id == job_id)
+        ).one()
+        self.revision = 1 + max(before, newest or 0)
+        self.wanted = 0
+        self._job_id = job_id
+        self._before = int(before)
+        self._is_first = newest is None
+        self._variants: dict[tuple[tuple[str, str], ...], str] = {}
+        self._staged = Staged()
 
-def add(connection: sa.Connection, job_id: int, revision: int, first_position: int, tasks: Sequence[Task]) -> None:
-    """Enrol one chunk of tasks: new ones are planned, known ones keep their status."""
-    rows = _prompt_rows(connection, {task.request.prompt for task in tasks})
-    variants: dict[tuple[tuple[str, str], ...], str] = {}
-    values = []
-    for offset, task in enumerate(tasks):
-        request = task.request
-        variant = variants.get(task.variant)
-        if variant is None:
-            variant = variants[task.variant] = json.dumps(dict(task.variant), ensure_ascii=False)
-        values.append(
-            {
-                "job_id": job_id,
-                "key": task.key,
-                "revision": revision,
-                "position": first_position + offset,
-                "prompt_id": task.prompt_id,
-                "prompt_row": rows[request.prompt],
-                "model": request.model,
-                "size": request.size,
-                "quality": request.quality,
-                "background": request.background,
-                "output_format": request.output_format,
-                "output_compression": request.output_compression,
-                "moderation": request.moderation,
-                "sample": task.sample,
-                "variant": variant,
-                "name": task.name,
-            }
+    def close(self) -> None:
+        """Drop what was staged."""
+        self._staged.close()
+
+    def prompts(self, connection: sa.Connection, tasks: Sequence[Task]) -> dict[str, int]:
+        """The row of each text of a chunk, put on record if need be."""
+        return _prompt_rows(connection, {task.request.prompt for task in tasks})
+
+    def rows(self, tasks: Sequence[Task], prompts: Mapping[str, int]) -> list[Row]:
+        """A chunk as rows, worked out while the ledger is not held."""
+        job_id, revision, first = self._job_id, self.revision, self.wanted
+        self.wanted += len(tasks)
+        rows = []
+        for position, task in enumerate(tasks, first):
+            request = task.request
+            rows.append(
+                (
+                    job_id,
+                    task.key,
+                    revision,
+                    position,
+                    task.prompt_id,
+                    prompts[request.prompt],
+                    request.model,
+                    request.size,
+                    request.quality,
+                    request.background,
+                    request.output_format,
+                    request.output_compression,
+                    request.moderation,
+                    task.sample,
+                    self._variants.get(task.variant) or self._variant(task.variant),
+                    task.name,
+                )
+            )
+        return rows
+
+    def add(self, connection: sa.Connection, rows: list[Row]) -> None:
+        """Put one chunk on record, where nothing of it is wanted yet."""
+        fresh = rows
+        if not self._is_first:
+            found = self._found(connection, rows)
+            fresh = [row for row in rows if row[1] not in found]
+            self._keep(connection, [(row, *found[row[1]]) for row in rows if row[1] in found])
+        if fresh:
+            connection.exec_driver_sql(_ADD_TASK, fresh)
+
+    def activate(self, connection: sa.Connection, *, digest: str) -> None:
+        """From now on the tasks of this enrolment are what the job wants.
+
+        Raises:
+            LedgerError: another enrolment came between, or the tasks are not those that were checked.
+        """
+        for moved in self._staged.pages():
+            connection.exec_driver_sql(_MOVE_TASK, moved)
+        changed = connection.execute(
+            sa.update(_jobs)
+            .where(_jobs.c.id == self._job_id, _jobs.c.revision == self._before)
+            .values(revision=self.revision, digest=digest, wanted=self.wanted, offered_run=0)
         )
-    connection.execute(_ADD_TASK, values)
+        if changed.rowcount != 1:
+            raise LedgerError("another process has changed what this job wants", hint="run it again")
+        count = connection.execute(
+            sa.select(sa.func.count()).where(_tasks.c.job_id == self._job_id, _tasks.c.revision == self.revision)
+        ).scalar_one()
+        if count != self.wanted:
+            raise LedgerError(
+                f"{self.wanted} images were to be put on record, and {count} are: a prompt file has changed meanwhile",
+                hint="run it again: nothing was changed",
+            )
+
+    def _variant(self, variant: tuple[tuple[str, str], ...]) -> str:
+        if len(self._variants) >= _MOST_VARIANTS:
+            self._variants.clear()
+        text = self._variants[variant] = json.dumps(dict(variant), ensure_ascii=False)
+        return text
+
+    def _found(self, connection: sa.Connection, rows: Sequence[Row]) -> dict[str, tuple[int, bool]]:
+        """(id, whether it may be moved at once) of each key that this job has on record."""
+        found: dict[str, tuple[int, bool]] = {}
+        for page in chunks(rows, CHUNK):
+            keys = [row[1] for row in page]
+            for key, task_id, revision, status in connection.execute(
+                sa.select(_tasks.c.key, _tasks.c.id, _tasks.c.revision, _tasks.c.status).where(
+                    _tasks.c.key.in_(keys), _tasks.c.job_id == self._job_id
+                )
+            ):
+                found[key] = task_id, revision != self._before and status == Status.PLANNED
+        return found
+
+    def _keep(self, connection: sa.Connection, known: Sequence[tuple[Row, int, bool]]) -> None:
+        moves = [
+            ((self.revision, row[3], row[4], row[14], row[15], task_id), at_once) for row, task_id, at_once in known
+        ]
+        now = [move for move, at_once in moves if at_once]
+        if now:
+            connection.exec_driver_sql(_MOVE_TASK, now)
+        self._staged.add([move for move, at_once in moves if not at_once])
 
 
-def activate(connection: sa.Connection, job_id: int, revision: int, *, digest: str, wanted: int) -> None:
-    """From now on the tasks of `revision` are what the job wants."""
-    connection.execute(
-        sa.update(_jobs).where(_jobs.c.id == job_id).values(revision=revision, digest=digest, wanted=wanted)
-    )
+class Staged:
+    """Moves that wait for the last transaction: in a private file, so that memory does not grow with them."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("PRAGMA cache_size = -4096")
+        self._database.execute("CREATE TABLE moves (revision, position, prompt_id, variant, name, task_id)")
+        self._database.execute("BEGIN")
+
+    def add(self, moves: Sequence[Row]) -> None:
+        """Keep these, each with the values of `_MOVE_TASK`."""
+        self._database.executemany("INSERT INTO moves VALUES (?, ?, ?, ?, ?, ?)", moves)
+
+    def pages(self) -> Iterator[list[Row]]:
+        """All of them, in pages."""
+        cursor = self._database.execute("SELECT * FROM moves")
+        while page := cursor.fetchmany(CHUNK):
+            yield page
+
+    def close(self) -> None:
+        """Drop them."""
+        self._database.close()
+
+
+def any_tasks(connection: sa.Connection) -> bool:
+    """Whether any task of any job is on record."""
+    return connection.execute(sa.select(_tasks.c.id).limit(1)).first() is not None
 
 
 def known(connection: sa.Connection, job_id: int | None, keys: Sequence[str]) -> Mapping[str, Known]:
@@ -121,13 +251,13 @@ def known(connection: sa.Connection, job_id: int | None, keys: Sequence[str]) ->
 def reusable(
     connection: sa.Connection, job_id: int, revision: int, after: tuple[int, int], limit: int
 ) -> list[Reusable]:
-    """Planned tasks of the job with each asset that another job has for them, by (task, asset), from after `after`.
+    """Planned tasks of the job with each asset that another job has for them, by (position, asset), from after `after`.
 
     All of them, oldest first: the file of one may be gone while that of another is still there.
     """
     other = _tasks.alias("other")
     rows = connection.execute(
-        sa.select(_tasks.c.id.label("task_id"), _tasks.c.name, _assets)
+        sa.select(_tasks.c.id.label("task_id"), _tasks.c.position, _tasks.c.name, _assets)
         .join(other, sa.and_(other.c.key == _tasks.c.key, other.c.job_id != _tasks.c.job_id))
         .join(_assets, _assets.c.task_id == other.c.id)
         .where(
@@ -135,45 +265,82 @@ def reusable(
             _tasks.c.revision == revision,
             _tasks.c.status == Status.PLANNED,
             other.c.status == Status.DONE,
-            sa.tuple_(_tasks.c.id, _assets.c.id) > after,
+            _tasks.c.position >= after[0],
+            sa.tuple_(_tasks.c.position, _assets.c.id) > after,
         )
-        .order_by(_tasks.c.id, _assets.c.id)
+        .order_by(_tasks.c.position, _assets.c.id)
         .limit(limit)
     )
-    return [Reusable(row.task_id, row.name, row.id, file_of(row), row.model, row.simulated) for row in rows]
+    return [
+        Reusable(row.task_id, row.position, row.name, row.id, file_of(row), row.model, row.simulated) for row in rows
+    ]
 
 
-def others_have_assets(connection: sa.Connection, job_id: int) -> bool:
-    """Whether any other job has an image at all: without one there is nothing to look for."""
-    return (
-        connection.execute(
-            sa.select(_assets.c.id)
-            .join(_tasks, _tasks.c.id == _assets.c.task_id)
-            .where(_tasks.c.job_id != job_id)
-            .limit(1)
-        ).first()
-        is not None
+def others_since_offered(connection: sa.Connection, job_id: int) -> bool:
+    """Whether any other job has had a run since all that others had made was offered to this one."""
+    offered = sa.select(_jobs.c.offered_run).where(_jobs.c.id == job_id).scalar_subquery()
+    later = sa.select(_runs.c.id).where(_runs.c.id > offered, _runs.c.job_id != job_id).limit(1)
+    return connection.execute(later).first() is not None
+
+
+def offerable(connection: sa.Connection, job_id: int, revision: int) -> int | None:
+    """The newest run, if all that was made up to it can be offered now; None where more of it can come.
+
+    More can come of another job whose newest run has not ended, and of a task of this one that is held in doubt: it is
+    not offered anything until it is planned again.
+    """
+    newest = sa.select(sa.func.max(_runs.c.id)).where(_runs.c.job_id == _jobs.c.id).correlate(_jobs).scalar_subquery()
+    under_way = (
+        sa.select(_jobs.c.id)
+        .join(_runs, _runs.c.id == newest)
+        .where(_jobs.c.id != job_id, _runs.c.ended_ms.is_(None))
+        .limit(1)
     )
+    held = (
+        sa.select(_tasks.c.id)
+        .where(_tasks.c.job_id == job_id, _tasks.c.revision == revision, _tasks.c.status == Status.IN_DOUBT)
+        .limit(1)
+    )
+    if connection.execute(under_way).first() is not None or connection.execute(held).first() is not None:
+        return None
+    through = connection.execute(sa.select(sa.func.max(_runs.c.id))).scalar_one()
+    return None if through is None else int(through)
+
+
+def mark(connection: sa.Connection, job_id: int, **marks: int) -> None:
+    """Put down how far a job's tasks and assets have been looked through."""
+    connection.execute(sa.update(_jobs).where(_jobs.c.id == job_id).values(**marks))
+
+
+def forget_offered(connection: sa.Connection, name: str) -> None:
+    """Tasks of this job are planned that were not when it was offered what others have made."""
+    connection.execute(sa.update(_jobs).where(_jobs.c.name == name).values(offered_run=0))
+
+
+def is_tidy(connection: sa.Connection, job_id: int, revision: int) -> bool:
+    """Whether every asset of this revision was seen under its name."""
+    tidied = connection.execute(sa.select(_jobs.c.tidied_revision).where(_jobs.c.id == job_id)).scalar_one()
+    return bool(tidied == revision)
 
 
 def misplaced(
-    connection: sa.Connection, job_id: int, revision: int, folder: str, after_id: int, limit: int
+    connection: sa.Connection, job_id: int, revision: int, folder: str, after_position: int, limit: int
 ) -> list[Misplaced]:
-    """Done tasks that are wanted and whose asset is not at `folder`/name."""
+    """Done tasks that are wanted and whose asset is not at `folder`/name, in the manifest's order."""
     rows = connection.execute(
-        sa.select(_tasks.c.id.label("task_id"), _tasks.c.name, _assets)
+        sa.select(_tasks.c.id.label("task_id"), _tasks.c.position, _tasks.c.name, _assets)
         .join(_assets, _assets.c.task_id == _tasks.c.id)
         .where(
             _tasks.c.job_id == job_id,
             _tasks.c.revision == revision,
             _tasks.c.status == Status.DONE,
             _assets.c.path != sa.literal(f"{folder}/") + _tasks.c.name,
-            _tasks.c.id > after_id,
+            _tasks.c.position > after_position,
         )
-        .order_by(_tasks.c.id)
+        .order_by(_tasks.c.position)
         .limit(limit)
     )
-    return [Misplaced(row.task_id, row.name, row.id, file_of(row)) for row in rows]
+    return [Misplaced(row.task_id, row.position, row.name, row.id, file_of(row)) for row in rows]
 
 
 def file_of(row: sa.Row[tuple[object, ...]]) -> File:
@@ -182,8 +349,11 @@ def file_of(row: sa.Row[tuple[object, ...]]) -> File:
 
 
 def _prompt_rows(connection: sa.Connection, prompts: set[str]) -> dict[str, int]:
+    """The row of each prompt, made if need be."""
     digests = {hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(): text for text in prompts}
-    if digests:
-        connection.execute(_ADD_PROMPT, [{"digest": digest, "text": text} for digest, text in digests.items()])
-    rows = connection.execute(sa.select(_prompts.c.id, _prompts.c.digest).where(_prompts.c.digest.in_(list(digests))))
-    return {digests[digest]: row_id for row_id, digest in rows}
+    found: dict[str, int] = {}
+    for page in chunks(sorted(digests), CHUNK):
+        connection.exec_driver_sql(_ADD_PROMPT, [(digest, digests[digest]) for digest in page])
+        rows = connection.execute(sa.select(_prompts.c.digest, _prompts.c.id).where(_prompts.c.digest.in_(page)))
+        found.update((digests[digest], row_id) for digest, row_id in rows)
+    return found

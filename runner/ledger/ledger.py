@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,14 @@ from runner.ledger.types import (
     Todo,
 )
 from runner.ledger.writer import Writer
-from runner.planner import CHUNK, Known, chunks
+from runner.planner import CHUNK, Known, Lookup, chunks
 from runner.tasks import Event, Status, Task, after
 
 _runs = metadata.tables["runs"]
 _tasks = metadata.tables["tasks"]
+
+ENROLLED = 25_000
+"""Tasks that are put on record in one transaction."""
 
 
 class Ledger:
@@ -94,7 +97,7 @@ class Ledger:
     def jobs(self) -> list[Job]:
         """Every job, by name."""
         with self._database.read() as connection:
-            return queries.jobs(connection)
+            return enrol.jobs(connection)
 
     def make_job(self, name: str, *, manifest_path: str | None, now_ms: int) -> Job:
         """The job of this name, made if need be."""
@@ -106,45 +109,81 @@ class Ledger:
         with self._database.read() as connection:
             return enrol.known(connection, job.id if job else None, keys)
 
-    def enrol(self, job: Job, tasks: Iterable[Task], *, digest: str) -> Job:
-        """Make `tasks` what the job wants, chunk by chunk; idempotent.
+    def lookup(self, job: Job | None) -> Lookup:
+        """`known` for every key in turn; where nothing at all is on record, nothing is asked."""
+        with self._database.read() as connection:
+            if not enrol.any_tasks(connection):
+                return lambda keys: {}
+        return lambda keys: self.known(job, keys)
 
-        One transaction: a task that was wanted before is moved to the new revision, so that any part of it alone
-        would take tasks away from what the job wants if the rest never came.
+    def enrol(self, job: Job, tasks: Iterable[Task], *, digest: str) -> Job:
+        """Make `tasks` what the job wants; idempotent.
+
+        In many transactions, each of a fraction of a second: see `ledger.enrol` for what holds when it is cut off.
         """
-        with self._database.write() as connection:
-            revision = enrol.next_revision(connection, job.id)
-            wanted = 0
-            for chunk in chunks(tasks, CHUNK):
-                enrol.add(connection, job.id, revision, wanted, chunk)
-                wanted += len(chunk)
-            enrol.activate(connection, job.id, revision, digest=digest, wanted=wanted)
-        return Job(job.id, job.name, job.manifest_path, revision, digest, wanted)
+        with self._database.bulk() as write:
+            with write() as connection:
+                enrolment = enrol.Enrolment(connection, job.id)
+            with closing(enrolment):
+                for chunk in chunks(tasks, ENROLLED):
+                    with write() as connection:
+                        prompts = enrolment.prompts(connection, chunk)
+                    rows = enrolment.rows(chunk, prompts)
+                    with write() as connection:
+                        enrolment.add(connection, rows)
+                with write() as connection:
+                    enrolment.activate(connection, digest=digest)
+        return Job(job.id, job.name, job.manifest_path, enrolment.revision, digest, enrolment.wanted)
 
     def reusable(self, job: Job) -> Iterator[list[Reusable]]:
         """Planned tasks that another job has made already, in pages; one item for each asset that would serve."""
-        with self._database.read() as connection:
-            if not enrol.others_have_assets(connection, job.id):
-                return
-        last = (0, 0)
+        last = (-1, 0)
         while True:
             with self._database.read() as connection:
                 page = enrol.reusable(connection, job.id, job.revision, last, CHUNK)
             if not page:
                 return
-            last = page[-1].task_id, page[-1].asset_id
+            last = page[-1].position, page[-1].asset_id
             yield page
+
+    def has_offers(self, job: Job) -> bool:
+        """Whether other jobs may have made what is planned here: none, without a run of theirs since `offered`."""
+        with self._database.read() as connection:
+            return enrol.others_since_offered(connection, job.id)
+
+    def offerable(self, job: Job) -> int | None:
+        """What `offered` may be told once all of `reusable` was taken; None where more of it can come."""
+        with self._database.read() as connection:
+            return enrol.offerable(connection, job.id, job.revision)
+
+    def offered(self, job: Job, run_id: int) -> None:
+        """All that other jobs have made in runs up to this one was offered to the job, and taken."""
+        with self._database.write() as connection:
+            enrol.mark(connection, job.id, offered_run=run_id)
 
     def misplaced(self, job: Job, folder: str) -> Iterator[list[Misplaced]]:
         """Done tasks whose asset is not where the manifest now wants it, in pages."""
-        last = 0
+        last = -1
         while True:
             with self._database.read() as connection:
                 page = enrol.misplaced(connection, job.id, job.revision, folder, last, CHUNK)
             if not page:
                 return
-            last = page[-1].task_id
+            last = page[-1].position
             yield page
+
+    def is_tidy(self, job: Job) -> bool:
+        """Whether the job wants what it wanted when it was `tidied`: nothing has moved an asset from its name since.
+
+        Room is made only for an image that has the same name, and of those that are wanted no two have one.
+        """
+        with self._database.read() as connection:
+            return enrol.is_tidy(connection, job.id, job.revision)
+
+    def tidied(self, job: Job) -> None:
+        """Every asset of what the job wants lies where the manifest wants it."""
+        with self._database.write() as connection:
+            enrol.mark(connection, job.id, tidied_revision=job.revision)
 
     # -- runs -----------------------------------------------------------------------------------
 
@@ -338,10 +377,16 @@ class Ledger:
         if code is not None:
             change = change.where(_tasks.c.error_code == code)
         with self._database.write() as connection:
-            return connection.execute(change.values(status=after(status, Event.RETRY))).rowcount
+            count = connection.execute(change.values(status=after(status, Event.RETRY))).rowcount
+            if count and status is not Status.IN_DOUBT:
+                # A doubt was offered what others have made before it was begun (`offerable`); these perhaps never were.
+                enrol.mark(connection, job.id, offered_run=0)
+            return count
 
     def gone(self, lost: Sequence[Recorded]) -> None:
         """The files of these assets are lost: their tasks are planned again, all of them or none."""
         with self._database.write() as connection:
             for item in lost:
                 attempts.gone(connection, task_id=item.task_id, asset_id=item.asset_id)
+            for name in {item.job for item in lost}:
+                enrol.forget_offered(connection, name)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from runner.ledger.tables import metadata
 from runner.ledger.types import By, Job, Orphan, Spending, Todo
-from runner.tasks import REQUEST_FIELDS, ImageRequest, Status
+from runner.tasks import NOT_SENT, REQUEST_FIELDS, Event, ImageRequest, Status
 
 _jobs = metadata.tables["jobs"]
 _runs = metadata.tables["runs"]
@@ -23,12 +23,6 @@ _attempts = metadata.tables["attempts"]
 _assets = metadata.tables["assets"]
 
 DAY_MS = 86_400_000
-
-
-def jobs(connection: sa.Connection) -> list[Job]:
-    """Every job, by name."""
-    rows = connection.execute(sa.select(_jobs).order_by(_jobs.c.name))
-    return [Job(row.id, row.name, row.manifest_path, row.revision, row.digest, row.wanted) for row in rows]
 
 
 def statuses(connection: sa.Connection, job: Job) -> dict[Status, int]:
@@ -44,11 +38,13 @@ def statuses(connection: sa.Connection, job: Job) -> dict[Status, int]:
 
 def reused(connection: sa.Connection, job: Job) -> int:
     """How many of the wanted tasks were taken over from another job without a request."""
+    # Only what was reused is looked at, and not all that is wanted: a sum has no index to be found by.
+    taken = sa.select(_assets.c.task_id).where(_assets.c.reused_from.is_not(None))
     return int(
         connection.execute(
-            sa.select(sa.func.count())
-            .select_from(_assets.join(_tasks, _tasks.c.id == _assets.c.task_id))
-            .where(_tasks.c.job_id == job.id, _tasks.c.revision == job.revision, _assets.c.reused_from.is_not(None))
+            sa.select(sa.func.count()).where(
+                _tasks.c.id.in_(taken), _tasks.c.job_id + 0 == job.id, _tasks.c.revision == job.revision
+            )
         ).scalar_one()
     )
 
@@ -84,7 +80,7 @@ def orphans(connection: sa.Connection, job: Job, limit: int) -> list[Orphan]:
         )
         .join(_attempts, _attempts.c.task_id == _tasks.c.id)
         .where(_attempts.c.job_id == job.id, _attempts.c.outcome.is_(None), _tasks.c.status == Status.RUNNING)
-        .order_by(_tasks.c.id)
+        .order_by(_attempts.c.id)
         .limit(limit)
     )
     return [
@@ -129,6 +125,7 @@ def doubt_found(connection: sa.Connection, *, run_id: int, simulated: bool) -> i
                 _attempts.c.job_id == run.c.job_id,
                 _attempts.c.ended_ms >= run.c.started_ms,
                 _attempts.c.simulated.is_(simulated),
+                _attempts.c.doubt_microusd.is_not(None),
             )
         ).scalar_one()
     )
@@ -166,7 +163,7 @@ def costs(connection: sa.Connection, by: By, job: Job | None) -> list[dict[str, 
         sa.select(
             _dimension(by, _attempts.c.begun_ms, _attempts.c.model).label("value"),
             _attempts.c.simulated,
-            sa.func.count().label("requests"),
+            _sum(sa.case((_attempts.c.error_code == NOT_SENT, 0), else_=1)).label("requests"),
             _sum(sa.case((_attempts.c.outcome == "saved", 1), else_=0)).label("images"),
             _sum(_attempts.c.input_tokens).label("input_tokens"),
             _sum(_attempts.c.output_tokens).label("output_tokens"),
@@ -175,9 +172,7 @@ def costs(connection: sa.Connection, by: By, job: Job | None) -> list[dict[str, 
             _sum(_attempts.c.doubt_microusd).label("doubt"),
             _sum(sa.case((open_attempt, _attempts.c.reserved_microusd), else_=0)).label("open"),
         )
-        .select_from(
-            _attempts.join(_tasks, _tasks.c.id == _attempts.c.task_id).join(_jobs, _jobs.c.id == _tasks.c.job_id)
-        )
+        .select_from(_of_attempts(by))
         .group_by("value", _attempts.c.simulated)
     )
     if job is not None:
@@ -207,6 +202,7 @@ def costs(connection: sa.Connection, by: By, job: Job | None) -> list[dict[str, 
             .join(origin, origin.c.id == _assets.c.reused_from)
             .outerjoin(_attempts, _attempts.c.id == origin.c.attempt_id)
         )
+        .where(_assets.c.reused_from.is_not(None))
         .group_by("value", _assets.c.simulated)
     )
     if job is not None:
@@ -309,12 +305,17 @@ def last_run(connection: sa.Connection, job: Job) -> dict[str, Any] | None:
 
 def requests(connection: sa.Connection, run_id: int) -> tuple[int, int]:
     """How many requests a run has made, and how many of them brought an image."""
+    of_run = _attempts.c.run_id == run_id
     count, images = connection.execute(
-        sa.select(sa.func.count(), _sum(sa.case((_attempts.c.outcome == "saved", 1), else_=0))).where(
-            _attempts.c.run_id == run_id
-        )
+        sa.select(sa.func.count(), _sum(sa.case((_attempts.c.outcome == "saved", 1), else_=0))).where(of_run)
     ).one()
-    return int(count), int(images)
+    # By itself, so that the first is answered by an index alone.
+    unsent = connection.scalar(
+        sa.select(sa.func.count()).where(
+            of_run, _attempts.c.outcome == Event.BACKOFF.value, _attempts.c.error_code == NOT_SENT
+        )
+    )
+    return int(count) - int(unsent or 0), int(images)
 
 
 def with_request() -> sa.Select[Any]:
@@ -338,6 +339,15 @@ def request_of(row: sa.Row[Any]) -> ImageRequest:
 
 def _sum(column: Any) -> sa.ColumnElement[Any]:
     return sa.func.coalesce(sa.func.sum(column), 0)
+
+
+def _of_attempts(by: By) -> sa.FromClause:
+    """Attempts with what `_dimension` needs of others, and no more: there can be very many."""
+    if by == "job":
+        return _attempts.join(_jobs, _jobs.c.id == _attempts.c.job_id)
+    if by in ("size", "quality"):
+        return _attempts.join(_tasks, _tasks.c.id == _attempts.c.task_id)
+    return _attempts
 
 
 def _dimension(by: By, at_ms: sa.ColumnElement[Any], model: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:

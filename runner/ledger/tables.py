@@ -6,7 +6,7 @@ through Core statements. Times are milliseconds since 1970 (UTC), money is micro
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from runner.tasks import Status
@@ -20,8 +20,16 @@ def _big(*, nullable: bool = False) -> Column[int]:
     return Column(BigInteger, nullable=nullable)
 
 
+def _mark() -> Column[int]:
+    return Column(Integer, nullable=False, server_default="0")
+
+
 def _text(*, nullable: bool = False) -> Column[str]:
     return Column(Text, nullable=nullable)
+
+
+def _partial(name: str, where: str, *columns: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class JobRow(SQLModel, table=True):
@@ -35,6 +43,10 @@ class JobRow(SQLModel, table=True):
     digest: str | None = Field(default=None, sa_column=_text(nullable=True))
     wanted: int = Field(default=0)
     created_ms: int = Field(sa_column=_big())
+    tidied_revision: int = Field(default=0, sa_column=_mark())
+    """The last revision of which every asset was seen under the name that the manifest gives it."""
+    offered_run: int = Field(default=0, sa_column=_mark())
+    """Every image that a run of another job up to this one has made was offered to what is planned here."""
 
 
 class RunRow(SQLModel, table=True):
@@ -115,12 +127,14 @@ class AttemptRow(SQLModel, table=True):
         CheckConstraint("doubt_microusd >= 0", name="ck_attempts_doubt"),
         CheckConstraint("(outcome IS NULL) = (ended_ms IS NULL)", name="ck_attempts_ended"),
         Index("ix_attempts_task", "task_id"),
-        Index("ix_attempts_job", "job_id", "begun_ms"),
-        Index("ix_attempts_run", "run_id"),
-        # What a dead run left open is found without looking at anything else.
-        Index(
-            "ix_attempts_open", "job_id", sqlite_where=text("outcome IS NULL"), postgresql_where=text("outcome IS NULL")
+        # These have every column of the sums that are asked for, so that no attempt itself is read for them.
+        Index("ix_attempts_spent", "job_id", "simulated", "begun_ms", "cost_microusd", "doubt_microusd"),
+        Index("ix_attempts_run", "run_id", "job_id", "simulated", "outcome", "cost_microusd", "doubt_microusd"),
+        _partial(
+            "ix_attempts_doubt", "doubt_microusd IS NOT NULL", "job_id", "simulated", "ended_ms", "doubt_microusd"
         ),
+        # What a dead run left open is found without looking at anything else.
+        _partial("ix_attempts_open", "outcome IS NULL", "job_id"),
     )
     id: int | None = Field(default=None, primary_key=True)
     task_id: int = Field(foreign_key="tasks.id")
@@ -163,6 +177,7 @@ class AssetRow(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("bytes > 0", name="ck_assets_bytes"),
         CheckConstraint("length(sha256) = 64", name="ck_assets_sha256"),
+        _partial("ix_assets_reused", "reused_from IS NOT NULL", "reused_from", "task_id"),
     )
     id: int | None = Field(default=None, primary_key=True)
     task_id: int = Field(sa_column=Column(ForeignKey("tasks.id"), nullable=False, unique=True))

@@ -123,6 +123,7 @@ class Reusable:
     """A planned task whose very image another job has made."""
 
     task_id: int
+    position: int
     name: str
     asset_id: int
     file: File
@@ -135,6 +136,7 @@ class Misplaced:
     """A done task whose asset does not lie under the name that the manifest now gives it."""
 
     task_id: int
+    position: int
     name: str
     asset_id: int
     file: File

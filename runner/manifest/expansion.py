@@ -19,7 +19,7 @@ from runner.manifest.problems import Wrong
 from runner.manifest.schema import FilePrompt, Manifest
 from runner.manifest.template import Simple
 from runner.manifest.values import Value, text_of
-from runner.tasks import REQUEST_FIELDS, ImageRequest, Origin, Task, task_key
+from runner.tasks import REQUEST_FIELDS, ImageRequest, Origin, Task, key_end, key_head, key_middle
 
 _MOST_KEPT = 20_000
 
@@ -31,7 +31,9 @@ class _Ready:
     fields: tuple[Any, ...]
     values: dict[str, Value]
     variant: tuple[tuple[str, str], ...]
-    name: Callable[[dict[str, Any]], str]
+    name: Callable[[str, int, int, str], str]
+    """From the prompt's id, the sample, the index and the key."""
+    key_middle: bytes
     max_chars: int
     model: str
 
@@ -51,6 +53,10 @@ def expand(manifest: Manifest, *, simulated: bool) -> Iterator[Task]:
     """Every task in order; see `runner.manifest.expand`."""
     binding = manifest.binding
     count = 0
+    ends = [
+        (sample, key_end(sample=sample, edition=manifest.edition, simulated=simulated))
+        for sample in range(1, manifest.samples + 1)
+    ]
     plain: dict[str, list[_Ready]] = {}
     for prepared in binding.prepared:
         cells = binding.cells(manifest, prepared)
@@ -64,9 +70,7 @@ def expand(manifest: Manifest, *, simulated: bool) -> Iterator[Task]:
                     kept.clear()
                 kept[instance.suffix] = ready
             try:
-                for task in _tasks(
-                    manifest, prepared, ready, instance, prompt_id, values, fixed, origin, simulated, count
-                ):
+                for task in _tasks(manifest, prepared, ready, instance, prompt_id, values, fixed, origin, ends, count):
                     count += 1
                     yield task
             except Wrong as wrong:
@@ -105,22 +109,24 @@ def _tasks(
     values: dict[str, Any],
     fixed: str | None,
     origin: Origin,
-    simulated: bool,
+    ends: list[tuple[int, bytes]],
     count: int,
 ) -> Iterator[Task]:
-    edition, samples = manifest.edition, range(1, manifest.samples + 1)
     text = fixed
     if text is None and not _depends(manifest, prepared):
         text = prepared.render({**values, **instance.variables})
+    head = None if text is None else key_head(text)
     for one in ready:
         prompt = text if text is not None else prepared.render({**values, **instance.variables, **one.values})
         if len(prompt) > one.max_chars:
             check_length(prompt, one.max_chars, one.model)
         request = ImageRequest(prompt, *one.fields)
-        for sample in samples:
+        for sample, end in ends:
             count += 1
-            key = task_key(request, sample=sample, edition=edition, simulated=simulated)
-            name = one.name({"prompt_id": prompt_id, "sample": sample, "index": count, "key8": key[:8]})
+            digest = key_head(prompt) if head is None else head.copy()
+            digest.update(one.key_middle + end)
+            key = digest.hexdigest()
+            name = one.name(prompt_id, sample, count, key)
             check_path(name)
             yield Task(key, prompt_id, sample, request, one.variant, name, origin)
 
@@ -137,11 +143,13 @@ def _make_ready(manifest: Manifest, cell: Cell, instance: Instance) -> _Ready:
     variant += [(name, text_of(value)) for name, value in instance.lists.items()]
     model = str(cell.fields["model"])
     ending = "." + extension(str(cell.fields["output_format"]))
+    fields: tuple[Any, ...] = tuple(cell.fields[name] for name in REQUEST_FIELDS)
     return _Ready(
-        fields=tuple(cell.fields[name] for name in REQUEST_FIELDS),
+        fields=fields,
         values=values,
         variant=tuple(variant),
         name=_namer(binding, manifest.edition, {**instance.variables, **values}, ending),
+        key_middle=key_middle(ImageRequest("", *fields)),
         max_chars=binding.max_chars(model, manifest.fallback_model),
         model=model,
     )
@@ -149,11 +157,15 @@ def _make_ready(manifest: Manifest, cell: Cell, instance: Instance) -> _Ready:
 
 def _namer(
     binding: Binding, edition: str | None, values: dict[str, Value], ending: str
-) -> Callable[[dict[str, Any]], str]:
-    """A function from the late variables to a name: a format string where the template is simple."""
+) -> Callable[[str, int, int, str], str]:
+    """A function from what is known late to a name: a format string where the template is simple."""
     template = binding.name
     if not isinstance(template, Simple):
-        return lambda late: name_of(binding, edition, values, late) + ending
+
+        def rendered(prompt_id: str, sample: int, index: int, key: str) -> str:
+            return name_of(binding, edition, values, _late(prompt_id, sample, index, key)) + ending
+
+        return rendered
     known = {**dict.fromkeys(binding.axes, "none"), **values, "edition": edition or "none"}
     pieces: list[str] = []
     order: list[str] = []
@@ -167,8 +179,17 @@ def _namer(
             pieces.append(safe_part(text_of(known[part])))
     pattern = "".join(pieces) + ending
     if order == ["prompt_id", "sample"]:
-        return lambda late: pattern % (late["prompt_id"], late["sample"])
-    return lambda late: pattern % tuple([late[name] for name in order])
+        return lambda prompt_id, sample, _index, _key: pattern % (prompt_id, sample)
+
+    def filled(prompt_id: str, sample: int, index: int, key: str) -> str:
+        late = _late(prompt_id, sample, index, key)
+        return pattern % tuple([late[name] for name in order])
+
+    return filled
+
+
+def _late(prompt_id: str, sample: int, index: int, key: str) -> dict[str, str | int]:
+    return dict(zip(LATE_NAMES, (prompt_id, sample, index, key[:8]), strict=True))
 
 
 def _row_error(binding: Binding, prepared: Prepared, wrong: Wrong, origin: Origin) -> ManifestError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ from runner.provider.decode import AnswerDecoder, BadAnswer, Envelope, Sink
 from runner.provider.endpoint import Endpoint, Timeouts, is_loopback
 from runner.provider.redact import Redaction
 from runner.provider.translate import clean, date_of, error_of, heard
-from runner.provider.transport import causes, http_client, keyless_logs, never_left, reason, timed_out
+from runner.provider.transport import Sdk, causes, http_client, keyless_logs, never_left, pieces, reason, timed_out
 from runner.rules.pacing import Heard
 from runner.tasks import API_DEFAULTS, ImageRequest
 
@@ -32,6 +32,13 @@ MAX_ANSWER_BYTES = 512 << 20
 
 _UNREADABLE = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, aiohttp.ClientError, OSError, ValueError)
 """What goes wrong while bytes of another are read, time-outs among it."""
+
+
+class _TooLong(ValueError):
+    """A body that goes on and on."""
+
+    def __str__(self) -> str:
+        return f"longer than {MAX_ANSWER_BYTES} bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ async def connect(endpoint: Endpoint, timeouts: Timeouts, *, connections: int) -
     http = http_client(connect_s=timeouts.connect_s, stall_s=timeouts.stall_s, connections=connections)
     redaction = Redaction(endpoint.api_key, public=endpoint.provider)
     with keyless_logs(redaction):
-        async with openai.AsyncOpenAI(
+        async with Sdk(
             api_key=endpoint.api_key,
             base_url=endpoint.base_url,
             max_retries=0,
@@ -171,9 +178,11 @@ class Client:
                 answer.headers = response.headers
                 on_headers(heard(response.headers))
                 answer.waiting_for = "timeout_stall"
-                await self._feed(decoder, response.http_response)
+                await self._receive(response.http_response, decoder.feed)
             except BadAnswer as error:
                 raise _explained(error, answer) from None
+            except _TooLong as error:
+                raise Unusable(f"the answer is {error}", code="answer_too_large") from None
             except openai.APIStatusError as error:
                 on_headers(heard(error.response.headers))
                 raise self._translated(error, model) from None
@@ -198,22 +207,26 @@ class Client:
             await self._fetch(envelope.url, sink, answer)
         return Made(envelope, answer.http_status or 200, answer.request_id)
 
-    async def _feed(self, decoder: AnswerDecoder, response: httpx2.Response) -> None:
-        chunks = response.aiter_bytes()
-        received = 0
-        while True:
-            chunk = await self._next(chunks)
-            if chunk is None:
-                return
-            received += len(chunk)
-            if received > MAX_ANSWER_BYTES:
-                raise Unusable(f"the answer is longer than {MAX_ANSWER_BYTES} bytes", code="answer_too_large")
-            decoder.feed(chunk)
+    async def _receive(self, response: httpx2.Response, take: Callable[[bytes], object]) -> None:
+        """Hand a body on, piece by piece.
 
-    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
-        """The next bytes of a body, None at its end; TimeoutError when none come for too long."""
-        with anyio.fail_after(self._timeouts.stall_s):
-            return await anext(chunks, None)
+        Raises:
+            TimeoutError: nothing came for too long.
+            _TooLong: no image is so long.
+        """
+        received = 0
+        # To move the deadline with every piece would cost more than to decode it: it is moved when an eighth is gone.
+        renewal_s = self._timeouts.stall_s / 8
+        with anyio.fail_after(self._timeouts.stall_s + renewal_s) as scope:
+            async with aclosing(pieces(response)) as received_pieces:
+                async for piece in received_pieces:
+                    received += len(piece)
+                    if received > MAX_ANSWER_BYTES:
+                        raise _TooLong
+                    take(piece)
+                    latest = anyio.current_time() + self._timeouts.stall_s
+                    if scope.deadline < latest:
+                        scope.deadline = latest + renewal_s
 
     async def _fetch(self, url: str, sink: Sink, answer: _Answer) -> None:
         """Get an image that a gateway has put behind a URL: it is paid for, so it is not thrown away."""
@@ -230,12 +243,7 @@ class Client:
                     )
                 if response.status_code != 200:
                     raise ValueError(f"HTTP {response.status_code}")
-                chunks, received = response.aiter_bytes(), 0
-                while (chunk := await self._next(chunks)) is not None:
-                    received += len(chunk)
-                    if received > MAX_ANSWER_BYTES:
-                        raise ValueError(f"it is longer than {MAX_ANSWER_BYTES} bytes")
-                    sink.write(chunk)
+                await self._receive(response, sink.write)
         except _UNREADABLE as error:
             raise answer.not_fetched(reason(error)) from error
 

@@ -17,6 +17,8 @@ import re
 from enum import Enum, auto
 from typing import Final, NoReturn, Protocol
 
+import pybase64
+
 from runner.provider.envelope import Envelope, describe, first_item, parse
 
 __all__ = ["AnswerDecoder", "BadAnswer", "Envelope", "Sink"]
@@ -285,7 +287,7 @@ class AnswerDecoder:
         if not group:
             return
         try:
-            data = binascii.a2b_base64(group, strict_mode=True)
+            data = pybase64.b64decode(group, validate=True)
         except binascii.Error as error:
             self._spoil(str(error).lower())
             return

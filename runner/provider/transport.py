@@ -1,4 +1,4 @@
-"""The HTTP client under the SDK: how it is opened, what it logs, what an error may take, whether a request ever left.
+"""The SDK and the HTTP client under it: how they are opened, what they log, what an error may take, what was sent.
 
 Owns the classes of the HTTP client and what they say about a connection. Refuses to know what an answer means.
 """
@@ -6,8 +6,12 @@ Owns the classes of the HTTP client and what they say about a connection. Refuse
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+import ssl
+import urllib.request
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property, lru_cache
+from typing import Any
 
 import aiohttp
 import anyio
@@ -19,7 +23,12 @@ from runner.provider.translate import clean
 
 MAX_ERROR_BYTES = 65_536
 """No error needs a longer body; what comes after that is not read."""
+ROOM_BYTES = 8 << 20
+"""What all connections together may receive before it is worked on."""
+MIN_PIECE_BYTES, MAX_PIECE_BYTES = 32 << 10, 128 << 10
+"""What one of them receives at a time, however many there are."""
 
+_BODY = "runner.body"
 _LIBRARIES = {"openai", "httpx2", "httpcore2", "aiohttp"}
 
 _NEVER_LEFT = (
@@ -29,6 +38,15 @@ _NEVER_LEFT = (
     # A proxy that refused to lead through: the request itself was never written.
     aiohttp.ClientHttpProxyError,
 )
+
+_BROKEN = (
+    aiohttp.ClientConnectionError,
+    aiohttp.ClientPayloadError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.InvalidURL,
+    TimeoutError,
+)
+"""What says that a connection is at fault; an answer that is no HTTP is not among it."""
 
 
 def http_client(*, connect_s: float, stall_s: float, connections: int) -> httpx2.AsyncClient:
@@ -42,17 +60,145 @@ def http_client(*, connect_s: float, stall_s: float, connections: int) -> httpx2
     `MAX_ERROR_BYTES`, after `stall_s` seconds without a byte, or where the connection breaks: the status is known by
     then, and it is what counts.
     """
-
-    async def bound(response: httpx2.Response) -> None:
-        if response.status_code >= 300 and isinstance(response.stream, httpx2.AsyncByteStream):
-            response.stream = _ErrorBody(response.stream, stall_s)
-
-    return openai.DefaultAioHttpClient(
-        timeout=httpx2.Timeout(None, connect=connect_s),
-        limits=httpx2.Limits(max_connections=connections + 4, keepalive_expiry=0),
+    return httpx2.AsyncClient(
+        transport=_Transport(connect_s=connect_s, stall_s=stall_s, connections=connections),
+        timeout=None,  # the client waits as long as `Timeouts` says, for each part of an answer by itself
         follow_redirects=False,
-        event_hooks={"response": [bound]},
+        trust_env=False,  # the transport finds the proxy
     )
+
+
+class Sdk(openai.AsyncOpenAI):
+    """The SDK, which works out the address of a request once, not for every image; as it is, should the SDK change."""
+
+    @lru_cache  # noqa: B019  # one client for a run, and a few addresses
+    def _prepare_url(self, url: str) -> httpx2.URL:
+        return super()._prepare_url(url)
+
+
+class _Transport(httpx2.AsyncBaseTransport):
+    """Sends the SDK's requests with aiohttp, and hands a body on in the pieces in which the system gives it.
+
+    The SDK's own transport cuts every body into pieces of 16 KB, and maps every lost connection to a time-out of
+    connecting. Here what has broken is told by aiohttp's own error, as the cause.
+    """
+
+    def __init__(self, *, connect_s: float, stall_s: float, connections: int) -> None:
+        self._connect_s = connect_s
+        self._stall_s = stall_s
+        self._connections = connections
+        self._open = 0
+        self._opened: aiohttp.ClientSession | None = None
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return httpx2.create_ssl_context()
+
+    def _session(self) -> aiohttp.ClientSession:
+        # Made by the first request: it belongs to the loop in which that runs.
+        if self._opened is None:
+            self._opened = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections + 4, force_close=True),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_s),
+            )
+        return self._opened
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """As httpx has it."""
+        self._open += 1
+        try:
+            with _mapped(request):
+                answer = await self._session().request(
+                    request.method,
+                    str(request.url),
+                    headers=request.headers.multi_items(),
+                    data=await request.aread() or None,
+                    allow_redirects=False,
+                    proxy=_proxy(request.url.scheme, request.url.host),
+                    # What is asked in the clear needs none, and to read the system's certificates takes a while.
+                    ssl=self._tls if request.url.scheme == "https" else True,
+                )
+        except BaseException:
+            self._open -= 1
+            raise
+        body = _Body(answer, request, self._closed)
+        _share_room(answer, self._open)
+        return httpx2.Response(
+            answer.status,
+            headers=answer.raw_headers,
+            stream=_ErrorBody(body, self._stall_s) if answer.status >= 300 else body,
+            request=request,
+            extensions={_BODY: body},
+        )
+
+    def _closed(self) -> None:
+        self._open -= 1
+
+    async def aclose(self) -> None:
+        """As httpx has it."""
+        if self._opened is not None:
+            await self._opened.close()
+
+
+def _share_room(answer: aiohttp.ClientResponse, connections: int) -> None:
+    """Let one connection receive only its share of `ROOM_BYTES` at a time.
+
+    Whatever has arrived on all of them is read before any of it is worked on, so that the pieces of many connections
+    would add up to more than the images themselves.
+    """
+    transport: Any = answer.connection.transport if answer.connection else None
+    if hasattr(transport, "max_size"):  # asyncio's word for the most that it receives at a time
+        transport.max_size = min(MAX_PIECE_BYTES, max(MIN_PIECE_BYTES, ROOM_BYTES // connections))
+
+
+@lru_cache
+def _proxy(scheme: str, host: str) -> str | None:
+    """The proxy that the environment names for what is asked of a host, if any."""
+    proxies = urllib.request.getproxies()
+    if not proxies or urllib.request.proxy_bypass(host):
+        return None
+    proxy = proxies.get(scheme) or proxies.get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+
+
+@contextmanager
+def _mapped(request: httpx2.Request) -> Iterator[None]:
+    """Turn aiohttp's errors into the one that the SDK passes on, with aiohttp's as its cause."""
+    try:
+        yield
+    except _BROKEN as error:
+        raise httpx2.NetworkError(str(error), request=request) from error
+
+
+class _Body(httpx2.AsyncByteStream):
+    """A body as it comes in."""
+
+    def __init__(self, answer: aiohttp.ClientResponse, request: httpx2.Request, on_close: Callable[[], None]) -> None:
+        self._answer = answer
+        self._request = request
+        self._on_close: Callable[[], None] | None = on_close
+
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        with _mapped(self._request):
+            while piece := await self._answer.content.readany():
+                yield piece
+
+    async def aclose(self) -> None:
+        """As httpx has it."""
+        self._answer.close()
+        if self._on_close is not None:
+            self._on_close()
+            self._on_close = None
+
+
+def pieces(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    """The bytes of a body as they come; decompressed, if the server has compressed them."""
+    body = response.extensions.get(_BODY)
+    if isinstance(body, _Body) and "content-encoding" not in response.headers:
+        return aiter(body)  # without the layers that would copy each piece once more
+    return response.aiter_bytes()
 
 
 class _ErrorBody(httpx2.AsyncByteStream):

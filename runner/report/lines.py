@@ -5,10 +5,10 @@ Owns the form of a line: `type` in snake case, `time` in ISO 8601 (UTC), then th
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import json
 import re
+from functools import cache
 
 from runner.engine.events import Event
 
@@ -17,10 +17,17 @@ _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 def line(event: Event, *, now: dt.datetime) -> str:
     """One event as one line of JSON, with its newline. `now` is aware."""
-    fields = {"type": kind(event), "time": now.isoformat(timespec="milliseconds"), **dataclasses.asdict(event)}
+    fields: dict[str, object] = {"type": kind(event), "time": now.isoformat(timespec="milliseconds")}
+    for name in event.__dataclass_fields__:
+        fields[name] = getattr(event, name)
     return json.dumps(fields, ensure_ascii=True) + "\n"
 
 
 def kind(event: Event) -> str:
     """The event's `type`: `AttemptFailed` is `attempt_failed`."""
-    return _CAPITAL.sub("_", type(event).__name__).lower()
+    return _snake(type(event).__name__)
+
+
+@cache
+def _snake(name: str) -> str:
+    return _CAPITAL.sub("_", name).lower()

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
+from typing import TYPE_CHECKING
 
-from runner.catalog import Model, Prices
 from runner.errors import Usage
 from runner.tasks import ImageRequest
+
+if TYPE_CHECKING:
+    from runner.catalog import Model, Prices
 
 PROMPT_OVERHEAD_TOKENS = 6
 """What a prompt bills beyond its own tokens."""

@@ -11,6 +11,7 @@ from typing import Any
 LEDGER = "runner.ledger.ledger:Ledger."
 WRITER = "runner.ledger.writer:Writer."
 CHANGE = "runner.ledger.attempts:"
+ENROLMENT = "runner.ledger.enrol:Enrolment."
 STORE = "runner.store.store:Store."
 PARTIAL = "runner.store.store:Partial."
 CLIENT = "runner.provider.client:Client."
@@ -66,18 +67,20 @@ IMAGE = [
     Step("temporary file flushed", f"{PARTIAL}seal", "after", adopted=1, in_doubt=1),
     Step("cost not on record", f"{WRITER}received", "before", adopted=1, in_doubt=1),
     Step("cost recorded, not committed", f"{CHANGE}received", "after", adopted=1, in_doubt=1),
-    Step("cost committed", f"{WRITER}received", "after", adopted=1),
-    Step("not renamed", f"{STORE}place", "before", adopted=1),
+    Step("cost committed, not renamed", f"{STORE}place", "before", adopted=1),
     Step("renamed", f"{STORE}place", "after", adopted=1),
     Step("done not on record", f"{WRITER}saved", "before", adopted=1),
     Step("done recorded, not committed", f"{CHANGE}saved", "after", adopted=1),
-    Step("ledger committed", f"{WRITER}saved", "after"),
+    Step("ledger committed", f"{WRITER}through", "after"),
 ]
 """Every step of an image's way, in order."""
 
 FRAME = [
     Step("tasks enrolled", f"{LEDGER}enrol", "after"),
-    Step("revision not active", "runner.ledger.enrol:activate", "before"),
+    Step("some tasks on record", f"{ENROLMENT}add", "after"),
+    Step("revision not active", f"{ENROLMENT}activate", "before"),
+    Step("revision active", f"{ENROLMENT}activate", "after"),
+    Step("names compared", f"{LEDGER}tidied", "before"),
     Step("ledger not made", "runner.ledger.database:_migrate", "before"),
     Step("ledger made", "runner.ledger.database:_migrate", "after"),
     Step("run not on record", f"{LEDGER}begin_run", "before"),

@@ -114,7 +114,7 @@ def _adopted(connection: sa.Connection, case: Case) -> None:
 
 def _reused_from(asset_id: int) -> Operation:
     def operation(connection: sa.Connection, case: Case) -> None:
-        item = Reusable(case.task_id, "a.png", asset_id, make_file(), "m", False)
+        item = Reusable(case.task_id, 0, "a.png", asset_id, make_file(), "m", False)
         attempts.reused(connection, item, make_file(), now_ms=NOW_MS)
 
     return operation

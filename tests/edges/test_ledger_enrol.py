@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import signal
+import sqlite3
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from runner.errors import LedgerError
+from runner.engine.stop import Stop
+from runner.errors import InputError, LedgerError
+from runner.invocation import Options, prepare
 from runner.ledger import Job, Ledger
 from runner.planner import CHUNK, Known
+from runner.session import Session
+from runner.store import Store
 from runner.tasks import Status, Task
 from tests.edges.ledger_support import (
     NOW_MS,
+    begin,
     begin_run,
     change,
     contents,
@@ -153,24 +163,215 @@ def dying(tasks: Iterable[Task], after: int) -> Iterator[Task]:
         yield task
 
 
-@pytest.mark.parametrize("after", [0, 1, CHUNK, CHUNK + 700])
-def test_an_enrolment_that_dies_half_way_changes_nothing(ledger: Ledger, after: int) -> None:
-    """The job wants what it wanted before, to the last task, and a later enrolment is not confused."""
-    count = CHUNK + 900
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enrolments of many transactions, with few tasks."""
+    monkeypatch.setattr("runner.ledger.ledger.ENROLLED", 10)
+
+
+def wish(ledger: Ledger, name: str = "job") -> list[object]:
+    """Everything that the ledger says of what a job wants."""
+    job = ledger.job(name)
+    assert job is not None
+    with ledger.export(job) as lines:
+        exported = list(lines)
+    with ledger.contradictions(job) as found:
+        assert list(found) == []
+    return [job, ledger.statuses(job), ledger.todo(job, -1, 10_000), exported, ledger.orphans(job, 100)]
+
+
+def edited_from(count: int) -> list[Task]:
+    """Half of the first `count` tasks, in another order and under new names, and as many new ones."""
+    kept = [make_task(f"prompt {n:06d}", name=f"moved/{n}.png") for n in range(count) if n % 2 == 0]
+    return [*reversed(kept), *(make_task(f"new {n}") for n in range(count))]
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("after", [0, 1, 10, 15, 25, 59])
+def test_an_enrolment_that_dies_half_way_changes_nothing_that_is_wanted(ledger: Ledger, after: int) -> None:
+    """The job wants what it wanted before, to the last task, name and place, and later enrolments are not confused."""
+    count = 40
     job = enrolled(ledger, count)
     run_id = begin_run(ledger, job)
     finish(ledger, job, run_id, ledger.todo(job, -1, 1)[0])
-    before = contents(ledger)
-    kept = [task for number, task in enumerate(make_tasks(count)) if number % 2 == 0]
-    edited = [*kept, *(make_task(f"new {n}") for n in range(1500))]
+    begin(ledger, job, run_id, ledger.todo(job, 5, 1)[0].task_id)
+    before, recorded = wish(ledger), contents(ledger)
+    edited = edited_from(count)
     with pytest.raises(OSError, match="went away"):
         enrolled(ledger, dying(edited, after), digest="d2")
-    assert contents(ledger) == before
-    assert ledger.job("job") == job
-    assert counted(ledger, job) == {"done": 1, "planned": count - 1}
-    later = enrolled(ledger, edited, digest="d2")
-    assert counted(ledger, later) == {"done": 1, "planned": len(edited) - 1}
-    assert later.wanted == len(edited)
+    assert wish(ledger) == before
+    assert {table: contents(ledger)[table] for table in ("jobs", "runs", "attempts", "assets")} == {
+        table: recorded[table] for table in ("jobs", "runs", "attempts", "assets")
+    }
+    for number, tasks in enumerate((list(make_tasks(count)), edited, edited[::-1])):
+        later = enrolled(ledger, tasks, digest=f"later {number}")
+        assert later.wanted == len(tasks)
+        with ledger.export(later) as lines:
+            assert [line["key"] for line in lines] == [task.key for task in tasks]
+        assert sum(ledger.statuses(later).values()) == len(tasks)
+        assert rows(ledger, "SELECT name FROM tasks WHERE revision = ? ORDER BY position", later.revision) == [
+            {"name": task.name} for task in tasks
+        ]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_half_enrolled_number_is_never_used_again(ledger: Ledger) -> None:
+    """Otherwise tasks of the half would be wanted, and paid for, by whoever got its number."""
+    enrolled(ledger, 5)
+    with pytest.raises(OSError, match="went away"):
+        enrolled(ledger, dying(edited_from(40), 35), digest="d2")
+    left = {row["revision"] for row in rows(ledger, "SELECT DISTINCT revision FROM tasks")}
+    assert len(left) == 2, "nothing was put on record before it died: the test shows nothing"
+    later = enrolled(ledger, 6, digest="d3")
+    assert later.revision > max(left)
+    assert counted(ledger, later) == {"planned": 6}
+    assert wish(ledger)[0] == later
+
+
+def test_a_job_that_never_was_can_be_half_enrolled(ledger: Ledger, small_chunks: None) -> None:
+    """Its first enrolment dies: it wants nothing, and the second one is as any other."""
+    with pytest.raises(OSError, match="went away"):
+        enrolled(ledger, dying(make_tasks(40), 35))
+    job = ledger.job("job")
+    assert job is not None
+    assert (job.digest, job.wanted, counted(ledger, job), ledger.todo(job, -1, 10)) == (None, 0, {}, [])
+    job = enrolled(ledger, 33)
+    assert (job.wanted, counted(ledger, job)) == (33, {"planned": 33})
+
+
+_DYING = """
+import os, signal, sys
+from pathlib import Path
+from runner.ledger import Ledger, ledger
+from tests.edges.ledger_support import make_tasks
+from tests.edges.test_ledger_enrol import edited_from
+ledger.ENROLLED = 10
+def dying(tasks):
+    for number, task in enumerate(tasks):
+        if number == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield task
+with Ledger.open(Path(sys.argv[1]), create=True) as opened:
+    job = opened.job("job")
+    opened.enrol(job, dying(edited_from(40)), digest="d2")
+"""
+
+
+@pytest.mark.parametrize("after", [5, 31, 59])
+def test_an_enrolment_that_is_killed_changes_nothing_that_is_wanted(ledger: Ledger, after: int) -> None:
+    """SIGKILL, between two of its transactions; the same and another manifest go on from there."""
+    job = enrolled(ledger, 40)
+    run_id = begin_run(ledger, job)
+    finish(ledger, job, run_id, ledger.todo(job, -1, 1)[0])
+    before = wish(ledger)
+    for _ in range(2):
+        killed = subprocess.run(
+            [sys.executable, "-c", _DYING, str(ledger.path), str(after)],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        assert wish(ledger) == before
+    assert len(rows(ledger, "SELECT DISTINCT revision FROM tasks")) == (1 if after < 10 else 2)
+    same = enrolled(ledger, edited_from(40), digest="d2")
+    assert counted(ledger, same) == {"done": 1, "planned": 59}
+    assert wish(ledger)[0] == same
+    other = enrolled(ledger, 41, digest="d3")
+    assert counted(ledger, other) == {"done": 1, "planned": 40}
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_another_jobs_changes_need_not_wait_for_an_enrolment(ledger: Ledger) -> None:
+    """Its tasks are read, and worked out, while nothing is held: between any two chunks others may write."""
+    enrolled(ledger, 20)
+
+    def watched() -> Iterator[Task]:
+        for number, task in enumerate(edited_from(40)):
+            # Without patience: a lock that is held now is an error now.
+            with closing(sqlite3.connect(ledger.path, timeout=0)) as database, database:
+                database.execute("UPDATE jobs SET created_ms = ?", (number,))
+            yield task
+
+    job = enrolled(ledger, watched(), digest="d2")
+    assert job.wanted == 60
+    assert rows(ledger, "SELECT created_ms FROM jobs") == [{"created_ms": 59}]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_two_enrolments_at_once_are_not_mixed(ledger: Ledger) -> None:
+    """Whoever runs holds the job's lock; without it, the second to end is refused, and nothing of it is wanted."""
+    enrolled(ledger, 20)
+
+    def overtaken() -> Iterator[Task]:
+        for number, task in enumerate(edited_from(40)):
+            if number == 35:
+                enrolled(ledger, 25, digest="d3")
+            yield task
+
+    with pytest.raises(LedgerError, match="another process") as caught:
+        enrolled(ledger, overtaken(), digest="d2")
+    assert caught.value.hint
+    job = ledger.job("job")
+    assert job is not None
+    assert (job.digest, job.wanted, counted(ledger, job)) == ("d3", 25, {"planned": 25})
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("known", [0, 30])
+def test_tasks_that_are_not_those_that_were_checked_are_refused(ledger: Ledger, known: int) -> None:
+    """A prompt file that was changed between the checks and the enrolment, so that a request stands twice in it."""
+    enrolled(ledger, known)
+    before = wish(ledger)
+    with pytest.raises(LedgerError, match="a prompt file has changed") as caught:
+        enrolled(ledger, [*make_tasks(35), make_task("prompt 000003")], digest="d2")
+    assert caught.value.hint
+    assert wish(ledger) == before
+
+
+CSV = "id,text\na,A lighthouse\nb,A bakery\nc,A harbour\n"
+MANIFEST = """
+name: job
+model: gpt-image-2
+prompts: [{file: prompts.csv, id: id, text: text}]
+matrix: {size: [1024x1024, 1536x1024]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "manifest", "sign"),
+    [
+        ("d,\n", MANIFEST, "empty"),
+        ("a,Another text\n", MANIFEST, "two tasks would be written"),
+        ("d,A bakery\n", MANIFEST, "the same image"),
+        (f"d,{'long ' * 4000}\n", MANIFEST + "limits: {tokens_per_minute: 8000}\n", "tokens"),
+    ],
+)
+def test_a_manifest_that_is_wrong_in_its_last_row_puts_nothing_on_record(
+    tmp_path: Path, ledger: Ledger, small_chunks: None, row: str, manifest: str, sign: str
+) -> None:
+    """A row, a name, a request that stands twice, one that no limit lets pass: what was wanted stays wanted."""
+    path, prompts = tmp_path / "job.yaml", tmp_path / "prompts.csv"
+
+    def enrol() -> Job:
+        options = Options(provider="simulator", output=tmp_path / "output")
+        request = prepare(path, options, None)
+        session = Session(request, options, ledger, lambda event: None, Stop(), False)
+        return session._enrol(Store(options.output_folder, request.manifest.name))
+
+    path.write_text(MANIFEST)
+    prompts.write_text(CSV)
+    assert enrol().wanted == 6
+    before, recorded = wish(ledger), contents(ledger)
+    path.write_text(manifest)
+    prompts.write_text(CSV + row)
+    with pytest.raises(InputError, match=sign):
+        enrol()
+    assert contents(ledger) == recorded
+    assert wish(ledger) == before
+    prompts.write_text(CSV + "d,A mill\n")
+    assert enrol().wanted == 8
 
 
 def test_a_job_that_wants_nothing(ledger: Ledger) -> None:
@@ -180,7 +381,7 @@ def test_a_job_that_wants_nothing(ledger: Ledger) -> None:
     assert (job.wanted, counted(ledger, job), ledger.todo(job, -1, 10)) == (0, {}, [])
 
 
-def test_enrolment_streams(ledger: Ledger) -> None:
+def test_enrolment_streams(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law 8: ten times as many tasks need no more memory."""
 
     def peak_bytes(count: int) -> int:
@@ -190,8 +391,11 @@ def test_enrolment_streams(ledger: Ledger) -> None:
         tracemalloc.stop()
         return peak
 
+    monkeypatch.setattr("runner.ledger.ledger.ENROLLED", CHUNK)
     peak_bytes(10)
-    assert peak_bytes(10 * CHUNK) < peak_bytes(CHUNK) + 2_000_000
+    few, many = peak_bytes(2 * CHUNK), peak_bytes(20 * CHUNK)
+    assert many < few + 2_000_000
+    assert peak_bytes(20 * CHUNK) < few + 2_000_000, "known ones wait in a file"
 
 
 def test_what_is_known_of_a_key(ledger: Ledger) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.engine.interfaces import ReflectedColumn
 
 from runner.errors import InputError, LedgerError
-from runner.ledger import Ledger, locate
+from runner.ledger import Ledger, locate, schema
 from runner.ledger.database import HEAD
 from runner.ledger.tables import metadata
 from tests.edges.ledger_support import NOW_MS, begin_run, contents, enrolled, make_tasks, open_ledger, rows, write
@@ -81,32 +83,50 @@ def test_an_empty_file_is_an_empty_database(tmp_path: Path) -> None:
         assert ledger.jobs() == []
 
 
-def test_the_migrated_schema_is_that_of_the_tables(tmp_path: Path) -> None:
+@pytest.fixture
+def migrated() -> Iterator[sa.Connection]:
+    """A database that every migration was applied to, one after the other."""
+    engine = sa.create_engine("sqlite://")
+    with engine.begin() as connection:
+        schema._upgrade(connection)
+        yield connection
+    engine.dispose()
+
+
+def test_the_migrated_schema_is_that_of_the_tables(migrated: sa.Connection) -> None:
     """Migrations and tables say the same: columns, types, nullability, indices, keys."""
+    context = MigrationContext.configure(migrated, opts={"compare_type": True})
+    assert compare_metadata(context, metadata) == []
+
+
+def test_a_new_ledger_has_the_very_schema_that_the_migrations_lead_to(tmp_path: Path, migrated: sa.Connection) -> None:
+    """A new ledger is made without them: columns and their defaults, checks, keys and partial indices are theirs."""
     with open_ledger(tmp_path) as ledger, ledger._database._reader.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, metadata) == []
-
-
-def test_checks_and_partial_indices_are_in_the_migrated_schema(tmp_path: Path) -> None:
-    """Alembic compares neither: a database made from the tables must have the very same ones as a migrated one."""
-    direct = sa.create_engine("sqlite://")
-    metadata.create_all(direct)
-    with open_ledger(tmp_path) as ledger, ledger._database._reader.connect() as connection, direct.connect() as other:
-        ours, theirs = sa.inspect(connection), sa.inspect(other)
+        ours, theirs = sa.inspect(connection), sa.inspect(migrated)
+        assert sorted(ours.get_table_names()) == sorted(theirs.get_table_names())
         seen = 0
-        for table in metadata.tables:
+        for table in ours.get_table_names():
+            columns = {each["name"]: _told(each) for each in ours.get_columns(table)}
+            assert columns == {each["name"]: _told(each) for each in theirs.get_columns(table)}
             found = {check["name"]: check["sqltext"] for check in ours.get_check_constraints(table)}
             assert found == {check["name"]: check["sqltext"] for check in theirs.get_check_constraints(table)}
             seen += len(found)
             key = {tuple(each["column_names"]) for each in ours.get_unique_constraints(table)}
             assert key == {tuple(each["column_names"]) for each in theirs.get_unique_constraints(table)}
+            links = [(each["constrained_columns"], each["referred_table"]) for each in ours.get_foreign_keys(table)]
+            their_links = [
+                (each["constrained_columns"], each["referred_table"]) for each in theirs.get_foreign_keys(table)
+            ]
+            assert sorted(links) == sorted(their_links)
         assert seen == 10
         query = sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
         indices = {name: " ".join(text.split()) for name, text in connection.execute(query)}
-        assert indices == {name: " ".join(text.split()) for name, text in other.execute(query)}
+        assert indices == {name: " ".join(text.split()) for name, text in migrated.execute(query)}
         assert "WHERE outcome IS NULL" in indices["ix_attempts_open"]
-    direct.dispose()
+
+
+def _told(column: ReflectedColumn) -> tuple[object, ...]:
+    return str(column["type"]), column["nullable"], column["default"], column.get("primary_key")
 
 
 def test_the_newest_migration_is_the_version_that_the_code_reads(tmp_path: Path) -> None:

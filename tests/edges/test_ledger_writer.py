@@ -121,9 +121,11 @@ async def test_every_change_is_committed_when_its_method_returns(desk: Desk) -> 
 
     async with serving(desk.ledger) as writer:
         attempt = await writer.begin(to_begin(desk.job, desk.run_id, first))
-        await writer.received(attempt, answer=ANSWER, cost=COST, file=make_file())
+        await writer.commit(writer.received(attempt, answer=ANSWER, cost=COST, file=make_file()))
         assert now(attempt) == ("running", None, 11_250, None)
-        await writer.saved(attempt, task_id=first, file=make_file(), model="m", simulated=False, now_ms=NOW_MS)
+        await writer.commit(
+            writer.saved(attempt, task_id=first, file=make_file(), model="m", simulated=False, now_ms=NOW_MS)
+        )
         assert now(attempt) == ("done", "saved", 11_250, None)
         attempt = await writer.begin(to_begin(desk.job, desk.run_id, second))
         await writer.unsaved(attempt, Event.GAVE_UP, task_id=second, answer=REFUSAL, cost=ESTIMATE, now_ms=NOW_MS)
@@ -182,6 +184,22 @@ async def test_a_change_that_fails_is_rolled_back_alone(desk: Desk, broken: str)
     assert desk.failures == {}
     assert desk.committed() == set(ids)
     assert rows(desk.ledger, "SELECT status FROM tasks WHERE id = ?", desk.task_ids[50]) == [{"status": "planned"}]
+
+
+@pytest.mark.parametrize("broken", ["compare-and-set", "foreign key"])
+async def test_a_change_that_fails_in_a_group_of_one_leaves_nothing(desk: Desk, broken: str) -> None:
+    """Its first statement is taken back with its second, only it hears of it, and the next change is as any other."""
+    what = to_begin(desk.job, desk.run_id, 10**9)
+    if broken == "foreign key":
+        what = to_begin(desk.job, 10**9, desk.task_ids[0])
+    async with serving(desk.ledger) as writer:
+        with pytest.raises(LedgerError):
+            await writer.begin(what)
+        assert rows(desk.ledger, "SELECT DISTINCT status FROM tasks") == [{"status": "planned"}]
+        assert desk.committed() == set()
+        await desk.begin(writer, desk.task_ids[0])
+    assert desk.failures == {}
+    assert desk.committed() == {desk.task_ids[0]}
 
 
 async def test_a_full_disk_reaches_every_waiter_and_commits_none(desk: Desk) -> None:

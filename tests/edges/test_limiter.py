@@ -14,7 +14,7 @@ import pytest
 
 from runner import limiter
 from runner.limiter import SharedPacer
-from runner.rules.pacing import Gate, Heard, Pacer
+from runner.rules.pacing import HEADROOM, LEAST_FALL, Gate, Heard, Pacer
 
 COST = {"images": 1.0, "requests": 1.0}
 
@@ -45,8 +45,9 @@ class Run:
     def send(self) -> bool:
         """Whether a request may leave at this very moment; it is booked if so, as the pool does it."""
         now = self.now()
-        self.at = self.pacer.claim(self.pacer.earliest(now) if self.at is None else self.at, now, COST)
-        return self.at is None
+        at, booked = self.pacer.claim(now if self.at is None else self.at, now, COST)
+        self.at = None if booked else at
+        return booked
 
 
 @pytest.fixture
@@ -87,11 +88,65 @@ def test_a_run_with_a_lower_limit_of_its_own_does_not_slow_the_others(path: Path
 def test_a_429_of_one_run_holds_and_slows_the_others(path: Path) -> None:
     clock = Clock()
     one, other = Run(clock, path, "one", 60.0), Run(clock, path, "other", 60.0, began_s=77.0)
-    one.pacer.slow_down(one.now(), 20.0)
+    one.pacer.slow_down(one.now(), 20.0, one.now())
     assert other.pacer.earliest(other.now()) == pytest.approx(other.now() + 20.0)
     clock.wall_s += 20.0
+    other.pacer.slow_down(other.now(), 0.0, other.now())
     assert other.send()
-    assert other.pacer.earliest(other.now()) > other.now() + 1.2, "60 a minute at 0.7 of the pace"
+    assert other.pacer.earliest(other.now()) > other.now() + 1.02, "a second 429 of the key so soon is no bad luck"
+
+
+def test_a_crowd_of_429s_is_one_crowd_whichever_run_hears_it(path: Path) -> None:
+    """Both had sent before either was told: the key slows down once, by what a stray 429 takes."""
+    clock = Clock()
+    one, other = Run(clock, path, "one", 60.0), Run(clock, path, "other", 60.0, began_s=77.0)
+    left = one.now(), other.now()
+    clock.wall_s += 1.0
+    one.pacer.slow_down(one.now(), 0.0, left[0])
+    clock.wall_s += 1.0
+    other.pacer.slow_down(other.now(), 0.0, left[1])
+    tempo = json.loads(path.read_text())["tempo"]
+    assert tempo["fall"] == pytest.approx(LEAST_FALL)
+    assert tempo["passed"] == 0
+
+
+def test_what_is_no_news_costs_no_look_at_the_file(path: Path) -> None:
+    """Every answer repeats the limits: only what changes something is told to the others."""
+    clock = Clock()
+    run = Run(clock, path, "run", 60.0)
+    assert run.send()
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    clock.wall_s += 0.5
+    for _ in range(3):
+        run.pacer.heed(run.now(), "images", Heard(limit=60.0, remaining=0, reset_s=60.0))
+        run.pacer.heed(run.now(), "images", Heard(limit=60.0, remaining=7, reset_s=60.0))
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    run.pacer.heed(run.now(), "images", Heard(limit=30.0))
+    assert json.loads(path.read_text())["runs"]["run"]["rates"] == {"images": 30.0}
+
+
+def test_a_run_remembers_what_it_wrote_only_while_nobody_else_writes(path: Path) -> None:
+    """The file is read again as soon as it is another's."""
+    clock = Clock()
+    one, other = Run(clock, path, "one", 60.0), Run(clock, path, "other", 60.0)
+    assert one.send()
+    clock.wall_s += 2.0
+    assert other.send()
+    assert not one.send(), "the other one's request was this very moment"
+    path.write_bytes(b"nonsense")
+    clock.wall_s += 2.0
+    assert one.send()
+
+
+def test_an_instant_is_booked_ahead_for_everyone(path: Path) -> None:
+    """What one run has booked for a moment to come is gone for the others."""
+    clock = Clock()
+    one, other = Run(clock, path, "one", 60.0), Run(clock, path, "other", 60.0, began_s=77.0)
+    assert one.send()
+    at, booked = one.pacer.claim(one.now(), one.now() + 1.5, COST)
+    assert booked
+    assert at == pytest.approx(one.now() + 1.0, abs=0.01)
+    assert other.pacer.earliest(other.now()) == pytest.approx(other.now() + 2.0, abs=0.01)
 
 
 def test_what_headers_say_of_the_key_reaches_the_others(path: Path) -> None:
@@ -107,7 +162,7 @@ def test_a_run_that_ended_leaves_its_bookings_but_not_its_pace_or_limit(path: Pa
     clock = Clock()
     first = Run(clock, path, "first", 6.0)
     assert first.send()
-    first.pacer.slow_down(first.now(), 0.0)
+    first.pacer.slow_down(first.now(), 0.0, first.now())
     first.pacer.close()
     clock.wall_s += 1.0
     second = Run(clock, path, "second", 6.0)
@@ -115,7 +170,7 @@ def test_a_run_that_ended_leaves_its_bookings_but_not_its_pace_or_limit(path: Pa
     clock.wall_s += limiter.ALIVE_S + 1
     third = Run(clock, path, "third", 60.0)
     assert third.send()
-    assert third.pacer.earliest(third.now()) == pytest.approx(third.now() + 1.0)
+    assert third.pacer.earliest(third.now()) == pytest.approx(third.now() + 1.0 + HEADROOM)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +181,11 @@ def test_a_run_that_ended_leaves_its_bookings_but_not_its_pace_or_limit(path: Pa
         b"[]",
         b"null",
         b"\xff\xfe",
-        b'{"pace": 0}',
-        b'{"pace": "NaN"}',
+        b'{"tempo": {"broke": 0}}',
+        b'{"tempo": {"passed": "NaN"}}',
+        b'{"tempo": {"passed": 1e300, "before": -1, "fall": 7}}',
+        b'{"tempo": 5}',
+        b'{"slowed_at": 9e99}',
         b'{"runs": {"x": {"at": NaN, "rates": {"images": -1}}}}',
         b'{"runs": []}',
         b'{"debts": {"images": {"at": 9e99, "amount": 1e308}}}',
@@ -184,8 +242,8 @@ def test_without_a_place_for_the_file_a_run_paces_itself(tmp_path: Path, spoil: 
     pacer = SharedPacer(Pacer({"images": Gate(60.0)}), path, run="run")
     assert not pacer.is_shared
     now = time.monotonic()
-    assert pacer.claim(now, now, COST) is None
-    assert pacer.earliest(now) == pytest.approx(now + 1.0)
+    assert pacer.claim(now, now, COST) == (now, True)
+    assert pacer.earliest(now) == pytest.approx(now + 1.0 + HEADROOM)
     pacer.close()
     assert victim.read_text() == "precious"
 

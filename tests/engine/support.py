@@ -21,8 +21,8 @@ from PIL import Image
 
 from runner import catalog, planner
 from runner.engine import events, recovery
-from runner.engine.attempt import Settings
 from runner.engine.pool import Pool
+from runner.engine.shared import Settings
 from runner.engine.stop import Stop
 from runner.errors import Usage
 from runner.ledger import Job, Ledger, RunStart
@@ -107,7 +107,7 @@ class ScriptedProvider:
         sink: Sink,
         on_headers: Callable[[Mapping[str, Heard]], None],
     ) -> Made:
-        """See `runner.engine.attempt.Generator`."""
+        """See `runner.engine.shared.Generator`."""
         call = Call(request.prompt, model, anyio.current_time() - (self.began_s or 0.0))
         self.calls.append(call)
         scripted = self.steps.get(request.prompt, [])

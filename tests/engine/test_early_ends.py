@@ -213,7 +213,7 @@ async def test_a_request_that_had_not_left_when_everything_was_given_up_is_not_i
     bench.listener = lambda event: bench.stop.now() if isinstance(event, AttemptBegan) else None
     await bench.run(concurrency=1)
     assert bench.provider.calls == []
-    assert bench.attempts("outcome, doubt_microusd, error_code") == [("backoff", None, "interrupted")]
+    assert bench.attempts("outcome, doubt_microusd, error_code") == [("backoff", None, "not_sent")]
     assert set(bench.statuses().values()) == {"planned"}
     bench.check_accounts()
 

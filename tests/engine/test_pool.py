@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import anyio
@@ -34,7 +35,7 @@ from runner.errors import (
     Usage,
 )
 from runner.ledger import Ledger, attempts
-from runner.rules.pacing import Gate, Heard, Pacer
+from runner.rules.pacing import HARDEST_FALL, HEADROOM, STARTING_S, Gate, Heard, Pacer, Tempo
 from runner.rules.retry import Policy
 from runner.store import Partial, Store
 from tests.engine.support import (
@@ -112,7 +113,7 @@ async def test_an_hour_of_pacing_sends_no_more_than_the_limit_in_any_minute(make
     times = bench.provider.times
     assert len(times) == 300
     assert all(later - earlier >= 60 for earlier, later in zip(times, times[5:], strict=False))
-    assert times[-1] == pytest.approx(299 * 12)
+    assert times[-1] == pytest.approx(299 * 12 * (1 + HEADROOM) + STARTING_S)
     assert set(bench.statuses().values()) == {"done"}
 
 
@@ -152,6 +153,151 @@ async def test_a_hold_that_comes_while_a_task_waits_at_a_gate_counts_for_it(make
     await bench.run_to_the_end()
     assert bench.provider.times[0] == 0
     assert bench.provider.times[1] >= 105
+
+
+# -- on record first, then exactly at its instant -----------------------------------------------
+
+
+def slow_commits(monkeypatch: pytest.MonkeyPatch, wait_s: Callable[[], float]) -> None:
+    """Every transaction takes so long: a disk that flushes, on a clock that jumps."""
+
+    async def run_sync(function: Callable[..., Any], *args: Any, **_: Any) -> Any:
+        result = await inline(function, *args)
+        if function.__name__ == "_serve":
+            await anyio.sleep(wait_s())
+        return result
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", run_sync)
+
+
+async def test_a_slow_disk_moves_no_request(make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records take 2 to 90 ms, and each request leaves at its own instant: the first alone waits for its record."""
+    bench = make(60)
+    dice = Random(7)
+    slow_commits(monkeypatch, lambda: dice.uniform(0.002, 0.09))
+    bench.pacer = Pacer({"images": Gate(60.0)})
+    await bench.run_to_the_end(concurrency=60)
+    first, *others = bench.provider.times
+    assert 0 < first < 0.09
+    assert others == pytest.approx([first + STARTING_S + n * (1 + HEADROOM) for n in range(1, 60)])
+
+
+async def test_an_hour_at_the_limit_draws_no_429_and_wastes_nothing(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 a minute, enforced as 1 in any 2 s; images take 18 s and now and then 46; records take up to 30 ms."""
+    bench = make(600)
+    dice = Random(7)
+    slow_commits(monkeypatch, lambda: dice.uniform(0.002, 0.03))
+    bench.pacer = Pacer({"images": Gate(30.0)})
+    let: list[float] = []
+
+    def judge(call: Call) -> Step:
+        if let and call.at_s - let[-1] < 2.0 - 1e-6:
+            return rate_limited(2.0)
+        let.append(call.at_s)
+        return Step(latency_s=dice.lognormvariate(2.89, 0.57))
+
+    bench.provider.judge = judge
+    await bench.run_to_the_end(concurrency=64)
+    assert bench.heard(events.Held) == []
+    assert len(let) == 600
+    assert 599 / (let[-1] - let[0]) > 0.995 * 0.5
+
+
+async def test_what_is_on_record_waits_for_a_hold_that_comes_before_its_instant(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several are booked within the lead when a 429 comes: all wait for its end, and then leave one by one."""
+    bench = make(12)
+    slow_commits(monkeypatch, lambda: 0.001)
+    bench.pacer = Pacer({"images": Gate(3000.0)})
+    error = RateLimited("slower", code="rate_limit_exceeded", http_status=429, retry_after_s=50.0)
+    bench.provider.steps = {"a": [failing(error, 0.03)]}
+    await bench.run_to_the_end(concurrency=12)
+    times = bench.provider.times
+    before = [at for at in times if at < 1]
+    assert len(before) == 2
+    after = [at for at in times if at >= 1]
+    assert len(after) == 11
+    assert after[0] == pytest.approx(50.031)
+    assert all(later - earlier >= 0.0199 for earlier, later in pairwise(after))
+    assert len(bench.attempts("id")) == 13, "and none was put on record twice"
+
+
+@pytest.mark.parametrize("immediate", [False, True])
+async def test_what_waits_on_record_when_a_run_is_stopped_is_given_back(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, immediate: bool
+) -> None:
+    """A hold of minutes is under way: the stop does not wait for its end, nothing leaves, nothing is in doubt."""
+    bench = make(12)
+    slow_commits(monkeypatch, lambda: 0.001)
+    bench.pacer = Pacer({"images": Gate(3000.0)})
+    error = RateLimited("slower", code="rate_limit_exceeded", http_status=429, retry_after_s=500.0)
+    bench.provider.steps = {"a": [failing(error, 0.03)]}
+
+    def stop() -> None:
+        bench.stop.ask("interrupted")
+        if immediate:
+            bench.stop.now()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(_after, 10.0, stop)
+        await bench.run(concurrency=12)
+    assert bench.elapsed_s == pytest.approx(10.0, abs=0.1)
+    assert bench.provider.prompts == ["a", "b"]
+    assert list(bench.statuses().values()).count("planned") == 11
+    assert len(bench.attempts("id")) > 2, "some were on record"
+    assert set(bench.attempts("doubt_microusd")) == {(None,)}
+    began, failed = bench.heard(events.AttemptBegan), bench.heard(events.AttemptFailed)
+    assert len(began) == len(failed) + 1
+    bench.check_accounts()
+
+
+async def test_what_waits_on_record_while_a_new_day_begins_is_paid_from_that(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held over midnight: its money is of yesterday's budget, so it is given back and reserved anew."""
+    bench = make(6)
+    slow_commits(monkeypatch, lambda: 0.001)
+    bench.pacer = Pacer({"images": Gate(3000.0)})
+    bench.budget = WatchedBudget(100 * RESERVED, "day")
+    error = RateLimited("slower", code="rate_limit_exceeded", http_status=429, retry_after_s=600.0)
+    bench.provider.judge = lambda call: failing(error, 0.001) if call.at_s < 12 * 3600 else None
+    await bench.run(concurrency=6)
+    assert set(bench.statuses().values()) == {"done"}
+    assert ("not_sent",) in bench.attempts("error_code")
+    assert bench.budget.settled_microusd == 6 * COST
+
+
+async def test_places_grow_with_the_latency_until_the_limit_is_used(make: Callable[..., Bench]) -> None:
+    """60 a minute at two minutes an image take 120 in flight: four are not enough, and do not stay four."""
+    bench = make(700)
+    bench.pacer = Pacer({"images": Gate(60.0)})
+    bench.provider.otherwise = Step(latency_s=120.0)
+    await bench.run_to_the_end(concurrency=4, most_concurrency=1000)
+    assert 118 <= bench.provider.most_in_flight <= 130
+    gaps = [later - earlier for earlier, later in pairwise(bench.provider.times)]
+    assert gaps[-1] == pytest.approx(1 + HEADROOM)
+
+
+async def test_a_limit_that_headers_raise_gets_its_places(make: Callable[..., Bench]) -> None:
+    """Believed were 5 a minute, the provider says 60: with 20 s an image that is 20 in flight, and no longer five."""
+    bench = make(150)
+    bench.pacer = Pacer({"images": Gate(5.0)})
+    bench.provider.otherwise = Step(latency_s=20.0, headers={"images": Heard(limit=60.0, remaining=9.0)})
+    await bench.run_to_the_end(concurrency=5, most_concurrency=1000)
+    assert 19 <= bench.provider.most_in_flight <= 21
+
+
+async def test_the_tokens_that_answers_tell_are_what_the_next_ones_book(make: Callable[..., Bench]) -> None:
+    """A quote of 279 that takes 400 would draw 429s for ever, and one that takes 140 would waste half the limit."""
+    bench = make(80)
+    bench.pacer = Pacer({"tokens": Gate(2000.0)})
+    bench.provider.otherwise = Step(latency_s=1.0, usage=Usage(10, 390, 400, 10, 0))
+    await bench.run_to_the_end()
+    times = bench.provider.times
+    assert times[-1] - times[-2] == pytest.approx(12 * (1 + HEADROOM))
 
 
 # -- trying again -------------------------------------------------------------------------------
@@ -206,21 +352,23 @@ async def test_retry_after_holds_everyone(make: Callable[..., Bench]) -> None:
     bench.pacer = Pacer({"images": Gate(60.0)})
     bench.provider.steps = {"b": [rate_limited(100.0)]}
     await bench.run_to_the_end(concurrency=8)
-    assert bench.provider.times[:2] == [0, 1]
-    assert bench.provider.times[2] == pytest.approx(101)
+    assert bench.provider.times[:2] == [0, pytest.approx(1 + HEADROOM + STARTING_S)]
+    assert bench.provider.times[2] == pytest.approx(101 + HEADROOM + STARTING_S)
     assert [event.wait_s for event in bench.heard(events.Held)] == [100]
 
 
-async def test_the_pace_recovers_from_a_429_with_every_image(make: Callable[..., Bench]) -> None:
-    """It falls at once and comes back little by little, up to the limit and no further."""
-    bench = make(40)
-    bench.pacer = Pacer({"images": Gate(60.0)})
+async def test_the_pace_recovers_from_a_429_with_every_request(make: Callable[..., Bench]) -> None:
+    """The second one shortly after another: it falls at once, most is soon back, and it returns to the limit."""
+    bench = make(320)
+    bench.pacer = Pacer({"images": Gate(60.0)}, tempo=Tempo(passed=0.0, before=1.0))
     bench.provider.steps = {"a": [rate_limited(5.0)]}
     await bench.run_to_the_end()
+    full = 1 + HEADROOM
     gaps = [later - earlier for earlier, later in pairwise(bench.provider.times[1:])]
-    assert gaps[0] == pytest.approx(1 / 0.7, abs=0.01)
-    assert gaps[-1] == pytest.approx(1.0)
-    assert min(gaps) >= 0.999
+    assert gaps[0] == pytest.approx(full / (1 - HARDEST_FALL) + STARTING_S, rel=0.01)
+    assert gaps[100] == pytest.approx(full / (1 - HARDEST_FALL / 3), abs=0.02)
+    assert gaps[-1] == pytest.approx(full)
+    assert min(gaps) == pytest.approx(full)
 
 
 async def test_a_429_does_not_use_up_attempts(make: Callable[..., Bench]) -> None:
@@ -788,10 +936,42 @@ async def test_a_ledger_that_cannot_be_read_ends_the_run_after_what_is_in_flight
     def todo(ledger: Ledger, job: Any, position: int, limit: int) -> Any:
         return real(ledger, job, position, limit) if position < 0 else ledger_full()
 
+    async def slow(function: Callable[..., Any], *args: Any, **_: Any) -> Any:
+        await anyio.sleep(0.5 if function.__name__ == "todo" else 0.0)
+        return await inline(function, *args)
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", slow)
     monkeypatch.setattr(Ledger, "todo", todo)
     pool = await bench.run()
     assert isinstance(pool.error, LedgerError)
     assert bench.statuses() == {"a": "done", "b": "done"}
+    bench.check_accounts()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StopRun("no such key", code="invalid_api_key"), "invalid_api_key"),
+        (StoreError("No space left on device"), "store_failed"),
+    ],
+    ids=["key", "disk"],
+)
+async def test_what_is_on_record_when_another_request_would_be_in_vain_does_not_leave(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, error: RunnerError, code: str
+) -> None:
+    """Several wait for their near instant when a key proves wrong, or a disk full: all are given back."""
+    bench = make(12)
+    slow_commits(monkeypatch, lambda: 0.001)
+    bench.pacer = Pacer({"images": Gate(3000.0)})
+    bench.provider.steps = {"a": [failing(error, 0.03)]}
+    bench.provider.otherwise = Step(latency_s=1.0)
+    pool = await bench.run(concurrency=12)
+    assert pool.error is error
+    assert bench.provider.prompts == ["a", "b"]
+    codes = [row[0] for row in bench.attempts("error_code")]
+    assert (codes.count(code), codes.count(None)) == (1, 1)
+    assert codes.count("not_sent") == len(codes) - 2 > 1
+    assert list(bench.statuses().values()).count("planned") >= 10
     bench.check_accounts()
 
 

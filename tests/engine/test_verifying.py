@@ -330,6 +330,7 @@ def test_an_image_under_its_new_name_that_no_one_could_record_is_not_missing(des
     path = images(desk)[0]
     aside = path.with_name("earlier-name.png")
     change(desk, "UPDATE assets SET path = ? WHERE path = ?", on_record(aside), on_record(path))
+    change(desk, "UPDATE jobs SET tidied_revision = 0")  # as it is until the last has been moved
     said = verify(desk, "shop")
     assert said.code == 0
     assert [kind for kind, _ in problems(said)] == ["unknown"]

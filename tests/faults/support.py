@@ -26,6 +26,8 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
+from runner.tasks import NOT_SENT
+
 MODEL = "gpt-image-2"
 """A model that no date brings to an end."""
 USAGE = {"input_tokens": 10, "output_tokens": 196, "total_tokens": 206}
@@ -280,6 +282,9 @@ class Account:
         nameless: defaultdict[str, list[dict[str, Any]]],
     ) -> None:
         assert attempt["outcome"] is not None, (row, attempt)
+        if attempt["error_code"] == NOT_SENT:
+            assert (attempt["cost_microusd"], attempt["doubt_microusd"]) == (None, None)
+            return
         self.requests += 1
         entry = open_entries.pop(attempt["request_id"], None)
         cost, doubt = attempt["cost_microusd"], attempt["doubt_microusd"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import tracemalloc
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -38,7 +38,7 @@ def nothing_known(keys: Sequence[str]) -> Mapping[str, Known]:
     return {}
 
 
-def no_clash(claims: Sequence[tuple[str, str, str]]) -> Mapping[int, Clash]:
+def no_clash(keys: Sequence[str], names: Sequence[str], place: Callable[[int], str]) -> Mapping[int, Clash]:
     return {}
 
 
@@ -49,12 +49,13 @@ class Claims:
         self.names: dict[str, str] = {}
         self.keys: dict[str, str] = {}
 
-    def __call__(self, claims: Sequence[tuple[str, str, str]]) -> Mapping[int, Clash]:
+    def __call__(self, keys: Sequence[str], names: Sequence[str], place: Callable[[int], str]) -> Mapping[int, Clash]:
         found: dict[int, Clash] = {}
-        for index, (key, name, place) in enumerate(claims):
-            if (first := self.keys.setdefault(key, place)) != place:
+        for index, (key, name) in enumerate(zip(keys, names, strict=True)):
+            here = place(index)
+            if (first := self.keys.setdefault(key, here)) != here:
                 found[index] = Clash("key", first)
-            elif (first := self.names.setdefault(name, place)) != place:
+            elif (first := self.names.setdefault(name, here)) != here:
                 found[index] = Clash("name", first)
         return found
 
@@ -483,8 +484,8 @@ def test_an_endless_job_is_refused_at_its_first_clash() -> None:
     """Law 8: planning looks no further than the chunk that it is in."""
     source = Counted()
 
-    def clash(claims: Sequence[tuple[str, str, str]]) -> Mapping[int, Clash]:
-        return {len(claims) - 1: Clash("name", "job.yaml:1:3")} if source.taken > 2 * CHUNK else {}
+    def clash(keys: Sequence[str], names: Sequence[str], place: Callable[[int], str]) -> Mapping[int, Clash]:
+        return {len(keys) - 1: Clash("name", "job.yaml:1:3")} if source.taken > 2 * CHUNK else {}
 
     with pytest.raises(ManifestError):
         make(iter(source), claim=clash)

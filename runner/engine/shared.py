@@ -1,0 +1,131 @@
+"""What the pool and its attempts pass to each other, and what all attempts of one run have in common.
+
+Owns the shapes. Refuses to do anything with them: `pool` chooses what is attempted, `attempt` makes it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import anyio
+
+from runner.engine import events
+from runner.engine.stop import Stop
+from runner.errors import RunnerError
+from runner.ledger import Job, Ledger, Todo, Writer
+from runner.planner import Quoter
+from runner.provider import Made
+from runner.provider.decode import Sink
+from runner.rules import retry
+from runner.rules.breaker import Breaker
+from runner.rules.budget import Budget
+from runner.rules.concurrency import Places
+from runner.rules.pacing import Heard, Pace, TokenMeter
+from runner.store import Store
+from runner.tasks import ImageRequest
+
+LEAD_S = 0.1
+"""How long before its instant a request is put on record: longer than a disk mostly takes to flush."""
+HOPELESS = frozenset({"failed", "provider"})
+"""Reasons to stop for which another request would be in vain: the disk, the ledger, the key."""
+
+
+class Generator(Protocol):
+    """Who makes images; `provider.Client` does."""
+
+    async def generate(
+        self,
+        request: ImageRequest,
+        *,
+        model: str,
+        sink: Sink,
+        on_headers: Callable[[Mapping[str, Heard]], None],
+    ) -> Made:
+        """One request for one image; see `provider.Client.generate`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a pool works. `limit` is the most tasks that are begun in this run; `hold_doubt` leaves lost ones alone.
+
+    `concurrency` is the requests in flight to begin with; they may become `most_concurrency` where the provider's limit
+    asks for more. None means that they stay what they are.
+    """
+
+    concurrency: int
+    policy: retry.Policy
+    simulated: bool
+    fallback_model: str | None = None
+    limit: int | None = None
+    hold_doubt: bool = False
+    most_concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A task on its way, with its bad attempts in this run."""
+
+    todo: Todo
+    tally: retry.Tally = field(default_factory=retry.Tally)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """When a request may leave (on the event loop's clock), what was booked for it, and the tokens it was quoted."""
+
+    at: float
+    costs: Mapping[str, float]
+    quoted_tokens: int
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all attempts of one run have in common. `end` stops the run for a reason of its own."""
+
+    ledger: Ledger
+    writer: Writer
+    store: Store
+    job: Job
+    run_id: int
+    client: Generator
+    quoter: Quoter
+    price_version: str
+    pacer: Pace
+    budget: Budget
+    breaker: Breaker
+    settings: Settings
+    stop: Stop
+    emit: events.Listener
+    now: Callable[[], dt.datetime]
+    jitter: Callable[[], float]
+    end: Callable[[RunnerError, str], None]
+    places: Places
+    meter: TokenMeter = field(default_factory=TokenMeter)
+    scopes: set[anyio.CancelScope] = field(default_factory=set)
+    waiting: set[anyio.CancelScope] = field(default_factory=set)
+
+    @property
+    def nothing_leaves(self) -> bool:
+        """Whether what is on record and has not left is given back; a gentle stop lets it go at its near instant."""
+        return self.stop.immediate or (self.stop.asked and self.stop.reason in HOPELESS)
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970."""
+        return int(self.now().timestamp() * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The task may be tried again after `delay_s` seconds."""
+
+    work: Work
+    delay_s: float
+
+
+def kind_of(request: ImageRequest, model: str) -> tuple[str, str, str]:
+    """What requests have in common that take about as many tokens."""
+    return model, request.size, request.quality

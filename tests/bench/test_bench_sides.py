@@ -1,0 +1,95 @@
+"""The benchmark's server, sides and big ledger at their smallest: that they are what the tables say they are."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import sqlite3
+import sys
+import urllib.error
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from runner import Options
+from runner import run as run_job
+from runner.ledger import Ledger
+from runner.tasks import Status
+from tests.bench import big_job
+from tests.bench.measure import Failed, run
+from tests.bench.server import Settings
+from tests.bench.sides import Homes, Order, make, serving, stats_of
+
+
+def ask(url: str, prompt: str) -> Any:
+    """One request for an image, parsed."""
+    body = json.dumps({"model": "gpt-image-2", "prompt": prompt}).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/images/generations", body), timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_the_server_answers_as_the_api_does_and_keeps_count() -> None:
+    """A picture, then the usage, in the API's order; beyond the limit a 429 that says how long to wait."""
+    with serving(Settings(image_bytes=31_000, images_per_minute=120, window_s=1, advice="all")) as url:
+        told = ask(url, "one")
+        assert list(told) == ["created", "background", "data", "output_format", "quality", "size", "usage"]
+        Image.open(io.BytesIO(base64.b64decode(told["data"][0]["b64_json"]))).load()
+        assert told["usage"]["total_tokens"] == told["usage"]["input_tokens"] + told["usage"]["output_tokens"]
+        ask(url, "one")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(url, "two")
+        error = json.load(refused.value)["error"]
+        refused.value.close()
+        assert (refused.value.code, error["code"], error["type"]) == (429, "rate_limit_exceeded", "input-images")
+        assert "Please try again in " in error["message"]
+        assert 0 < int(refused.value.headers["retry-after-ms"]) <= 1000
+        stats = stats_of(url)
+    assert (len(stats["accepted"]), len(stats["refused"])) == (2, 1)
+    assert (stats["prompts"], stats["prompts_made"], stats["made_twice"]) == (2, 1, 1)
+
+
+def test_sides_get_the_same_images(tmp_path: Path) -> None:
+    """The runner's own command and the plain script: as many images, as many requests, and figures of each process."""
+    homes = Homes(Path(sys.executable), Path(sys.executable), tmp_path)
+    for side in ("runner", "plain"):
+        outcome = make(side, homes, Settings(image_bytes=50_000, p50_s=0.05, p95_s=0.05), Order(6, 3))
+        assert (outcome.images, outcome.stats["prompts_made"], outcome.stats["made_twice"]) == (6, 6, 0)
+        assert outcome.stats["max_in_flight"] == 3
+        assert outcome.took.cpu_s > 0
+        assert outcome.took.peak_rss_bytes > 20e6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_ends_badly_is_no_figure(tmp_path: Path) -> None:
+    """Neither a command that fails nor one that never ends."""
+    with pytest.raises(Failed, match="ended with 3"):
+        run([sys.executable, "-c", "raise SystemExit(3)"], folder=tmp_path)
+    with pytest.raises(Failed, match="ended with -9"):
+        run([sys.executable, "-c", "import time; time.sleep(60)"], folder=tmp_path, timeout_s=0.5)
+
+
+def test_half_of_a_big_job_is_done_as_if_it_had_been_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger finds no fault with it, counts it, and goes on with the other half."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-bench")
+    job, output = big_job.write(tmp_path, 200), tmp_path / "output"
+    with serving(Settings(image_bytes=50_000)) as url:
+        options = Options(provider="openai", base_url=f"{url}/v1", output=output, limit=1)
+        assert run_job(job, options).made == 1
+        assert big_job.finish_half(output / "ledger.sqlite3") == 100
+        with Ledger.open(output / "ledger.sqlite3", create=False) as ledger:
+            known = ledger.job("bench")
+            assert known is not None
+            assert ledger.statuses(known)[Status.DONE] == 100
+            assert ledger.check(deep=True) == []
+            with ledger.contradictions(known) as found:
+                assert list(found) == []
+        assert run_job(job, options).done == 101
+        assert stats_of(url)["prompts"] == 2
+    with closing(sqlite3.connect(output / "ledger.sqlite3")) as connection:
+        query = "SELECT t.name, a.path FROM tasks t JOIN assets a ON a.task_id = t.id"
+        assert {path == f"bench/images/{name}" for name, path in connection.execute(query)} == {True}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
-from runner.tasks import Status
+from runner.tasks import NOT_SENT, Status
 
 STATUSES = ", ".join(f"'{status}'" for status in Status)
 OUTCOMES = ("saved", "backoff", "refused", "gave_up", "lost")
@@ -133,6 +133,7 @@ class AttemptRow(SQLModel, table=True):
         _partial(
             "ix_attempts_doubt", "doubt_microusd IS NOT NULL", "job_id", "simulated", "ended_ms", "doubt_microusd"
         ),
+        _partial("ix_attempts_unsent", f"error_code = '{NOT_SENT}'", "run_id", "error_code"),
         # What a dead run left open is found without looking at anything else.
         _partial("ix_attempts_open", "outcome IS NULL", "job_id"),
     )

@@ -131,7 +131,7 @@ SYSTEM = [
     Step(f"{name}, {when}", place, when)
     for name, place in (
         ("any commit", COMMIT),
-        ("any group of changes", f"{WRITER}_commit"),
+        ("any group of changes", f"{WRITER}_transact"),
         ("any fsync", "os:fsync"),
         ("any write", "os:write"),
         ("any rename", "os:rename"),

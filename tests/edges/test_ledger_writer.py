@@ -14,8 +14,9 @@ import pytest
 import sqlalchemy as sa
 
 from runner.errors import LedgerError
-from runner.ledger import Answer, Job, Ledger, Writer
-from runner.ledger.writer import MAX_GROUP
+from runner.ledger import Answer, Job, Ledger, Steps, Writer
+from runner.ledger.attempts import begin
+from runner.ledger.writer import MAX_GROUP, MAX_STEPS
 from runner.tasks import Event
 from tests.edges.ledger_support import (
     ANSWER,
@@ -273,6 +274,96 @@ async def test_a_commit_that_fails_reaches_every_waiter(desk: Desk) -> None:
     async with serving(desk.ledger) as writer:
         await desk.begin(writer, ids[0])
     assert desk.failures == {}
+
+
+async def test_steps_go_on_only_from_what_is_committed(desk: Desk) -> None:
+    """The order of writes: cost on record, then the work in between, then done; the result comes last."""
+    task_id = desk.task_ids[0]
+    seen: list[tuple[object, ...]] = []
+
+    def look() -> None:
+        (row,) = rows(
+            desk.ledger, "SELECT t.status, outcome, cost_microusd FROM attempts a JOIN tasks t ON t.id = task_id"
+        )
+        seen.append(tuple(row.values()))
+
+    def steps(attempt: int) -> Steps[str]:
+        look()
+        yield writer.received(attempt, answer=ANSWER, cost=COST, file=make_file())
+        look()
+        yield writer.saved(attempt, task_id=task_id, file=make_file(), model="m", simulated=False, now_ms=NOW_MS)
+        look()
+        return "kept"
+
+    async with serving(desk.ledger) as writer:
+        attempt = await writer.begin(to_begin(desk.job, desk.run_id, task_id))
+        with commits(desk.ledger) as counted:
+            assert await writer.through(steps(attempt)) == "kept"
+    assert seen == [("running", None, None), ("running", None, COST.microusd), ("done", "saved", COST.microusd)]
+    assert len(counted) == 2
+
+
+async def test_steps_of_many_share_their_commits_and_each_fails_by_itself(desk: Desk) -> None:
+    """One breaks a rule, the work of another fails, a third is told what its change came to: all in one group."""
+    ids = desk.task_ids[:MAX_STEPS]
+    ended: dict[int, object] = {}
+
+    def steps(number: int) -> Steps[int]:
+        if number == 1:
+            raise ValueError("no image")
+        task_id = desk.task_ids[99] if number == 2 else ids[number]
+        # Nothing of the third is in this status, and its change breaks the rule of the table.
+        attempt = yield lambda connection: begin(connection, to_begin(desk.job, desk.run_id, task_id))
+        if number == 2:
+            yield lambda connection: begin(connection, to_begin(desk.job, desk.run_id, task_id))
+        return int(attempt)
+
+    async def go_through(number: int) -> None:
+        try:
+            ended[number] = await writer.through(steps(number))
+        except (LedgerError, ValueError) as error:
+            ended[number] = type(error)
+
+    writer = desk.ledger.writer()
+    with commits(desk.ledger) as counted:
+        async with anyio.create_task_group() as group:
+            for number in range(len(ids)):
+                group.start_soon(go_through, number)
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(writer.run)
+            await writer.close()
+    assert (ended.pop(1), ended.pop(2)) == (ValueError, LedgerError)
+    found = {row["id"]: row["task_id"] for row in rows(desk.ledger, "SELECT id, task_id FROM attempts")}
+    assert {found[attempt] for attempt in ended.values()} == {ids[number] for number in ended}
+    assert desk.committed() == {*(ids[number] for number in ended), desk.task_ids[99]}
+    assert len(counted) == 1, "the second change of the one that failed is rolled back with its transaction"
+
+
+async def test_a_record_waits_for_few_steps(desk: Desk) -> None:
+    """Many images have ended, and a request is to be put on record: it does not wait for all of them."""
+    waiting = 3 * MAX_STEPS
+    begun_after: list[int] = []
+    worked: list[int] = []
+
+    def steps(number: int) -> Steps[None]:
+        worked.append(number)
+        yield lambda connection: None
+
+    async def begin_and_look() -> None:
+        await desk.begin(writer, desk.task_ids[0])
+        begun_after.append(len(worked))
+
+    writer = desk.ledger.writer()
+    async with anyio.create_task_group() as group:
+        for number in range(waiting):
+            group.start_soon(writer.through, steps(number))
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(begin_and_look)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(writer.run)
+        await writer.close()
+    assert len(worked) == waiting
+    assert begun_after[0] <= 2 * MAX_STEPS
 
 
 async def test_whoever_is_cancelled_loses_nothing_for_the_others(desk: Desk) -> None:

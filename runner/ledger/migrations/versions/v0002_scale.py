@@ -26,6 +26,7 @@ def upgrade() -> None:
         ["job_id", "simulated", "ended_ms", "doubt_microusd"],
         "doubt_microusd IS NOT NULL",
     )
+    _partial("ix_attempts_unsent", "attempts", ["run_id", "error_code"], "error_code = 'not_sent'")
     _partial("ix_assets_reused", "assets", ["reused_from", "task_id"], "reused_from IS NOT NULL")
 
 

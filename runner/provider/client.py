@@ -6,6 +6,7 @@ raises is one of `runner.errors`, and nothing that it raises or returns has the 
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
@@ -219,6 +220,7 @@ class Client:
         received = 0
         # To move the deadline with every piece would cost more than to decode it: it is moved when an eighth is gone.
         renewal_s = self._timeouts.stall_s / 8
+        clock = asyncio.get_running_loop().time  # anyio's own, without finding out which loop this is
         with anyio.fail_after(self._timeouts.stall_s + renewal_s) as scope:
             async with aclosing(pieces(response)) as received_pieces:
                 async for piece in received_pieces:
@@ -226,7 +228,7 @@ class Client:
                     if received > MAX_ANSWER_BYTES:
                         raise _TooLong
                     take(piece)
-                    latest = anyio.current_time() + self._timeouts.stall_s
+                    latest = clock() + self._timeouts.stall_s
                     if scope.deadline < latest:
                         scope.deadline = latest + renewal_s
 

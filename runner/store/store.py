@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from runner import locks
@@ -170,6 +171,8 @@ class Store:
     def place(self, attempt_id: int, path: str) -> None:
         """Give the sealed file of an attempt its own name, durably. Nothing may lie there.
 
+        Its temporary name may come back when the power fails: whatever has one is looked at or removed by the next run.
+
         Raises:
             StoreError: something lies there, the path leaves the output folder, or the disk refuses.
         """
@@ -177,8 +180,11 @@ class Store:
 
     def move(self, old: str, new: str) -> None:
         """Move a file, both paths relative to the output folder; nothing may lie at `new`."""
-        self._direct(self.output / old)
-        self._rename(self.output / old, self._target(new))
+        source = self.output / old
+        self._direct(source)
+        self._rename(source, self._target(new))
+        with explained(source):
+            flush_folder(source.parent)
 
     def link(self, old: str, new: str) -> None:
         """Let the bytes of `old` lie at `new` as well: by a hard link, or a copy where the file system has none."""
@@ -314,11 +320,15 @@ class Store:
     def _direct(self, target: Path) -> None:
         """See that no symbolic link lies between the job's folder and `target`; the job's folder itself may be one."""
         # Before anything is made: a folder made through the link would lie outside as well.
-        inside = os.path.realpath(self._folder)
         below = os.path.relpath(target.parent, self._folder)
-        straight = os.path.normpath(f"{inside}/{below}")
+        straight = os.path.normpath(f"{self._inside}/{below}")
         if below.startswith("..") or os.path.realpath(target.parent) != straight:
             raise self._elsewhere(target)
+
+    @cached_property
+    def _inside(self) -> str:
+        """Where the job's folder lies; it may be a link itself, and then leads to one place for a whole run."""
+        return os.path.realpath(self._folder)
 
     def _elsewhere(self, path: Path) -> StoreError:
         return StoreError(
@@ -347,8 +357,6 @@ class Store:
         with explained(target):
             source.rename(target)
             flush_folder(target.parent)
-            if source.parent != target.parent:
-                flush_folder(source.parent)
 
     def _copy(self, source: Path, target: Path) -> None:
         temporary = self._own(".partial") / f"copy-{target.name}"

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from runner.ledger.enrol import file_of
 from runner.ledger.queries import request_of, with_request
 from runner.ledger.tables import metadata
-from runner.ledger.types import Contradiction, Job, Paid, Recorded
+from runner.ledger.types import Contradiction, Job, Paid, Recorded, status_of
 from runner.tasks import Status
 
 _jobs = metadata.tables["jobs"]
@@ -126,4 +126,4 @@ def _recorded(assets: sa.FromClause) -> sa.Select[tuple[object, ...]]:
 
 
 def _asset(row: sa.Row[tuple[object, ...]]) -> Recorded:
-    return Recorded(row.id, row.task_id, row.job, row.name, Status(row.status), bool(row.wanted), file_of(row))
+    return Recorded(row.id, row.task_id, row.job, row.name, status_of(row.status), bool(row.wanted), file_of(row))

@@ -24,6 +24,7 @@ from sqlalchemy import exc
 from runner.errors import InputError, LedgerError
 from runner.ledger import schema, soundness
 from runner.ledger.soundness import HEAD
+from runner.ledger.types import Nonsense
 
 __all__ = ["HEAD", "WAIT_S", "Database", "Patience", "locate", "open_database", "rules", "translated"]
 
@@ -346,6 +347,8 @@ def translated(path: Path) -> Iterator[None]:
             yield
     except exc.DBAPIError as error:
         raise _explain(path, str(error.orig)) from error
+    except (Nonsense, UnicodeDecodeError) as error:
+        raise _explain(path, f"malformed: {error}") from error
 
 
 @contextmanager

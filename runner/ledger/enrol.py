@@ -32,7 +32,7 @@ import sqlalchemy as sa
 
 from runner.errors import InputError, LedgerError
 from runner.ledger.tables import metadata
-from runner.ledger.types import File, Job, Misplaced, Reusable
+from runner.ledger.types import File, Job, Misplaced, Reusable, status_of
 from runner.planner import CHUNK, Known, chunks
 from runner.tasks import Status, Task
 
@@ -242,7 +242,7 @@ def known(connection: sa.Connection, job_id: int | None, keys: Sequence[str]) ->
     for key, owner, status in rows:
         before = found.get(key, Known(None))
         if owner == job_id:
-            found[key] = Known(Status(status), before.reusable)
+            found[key] = Known(status_of(status), before.reusable)
         elif status == Status.DONE:
             found[key] = Known(before.status, True)
     return found

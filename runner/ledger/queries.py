@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.ledger.tables import metadata
-from runner.ledger.types import By, Job, Orphan, Spending, Todo
+from runner.ledger.types import By, Job, Orphan, Spending, Todo, status_of
 from runner.tasks import NOT_SENT, REQUEST_FIELDS, ImageRequest, Status
 
 _jobs = metadata.tables["jobs"]
@@ -32,7 +32,7 @@ def statuses(connection: sa.Connection, job: Job) -> dict[Status, int]:
         .where(_tasks.c.job_id == job.id, _tasks.c.revision == job.revision)
         .group_by(_tasks.c.status)
     )
-    found = {Status(status): count for status, count in rows}
+    found = {status_of(status): count for status, count in rows}
     return {status: found.get(status, 0) for status in Status}
 
 

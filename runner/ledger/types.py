@@ -15,6 +15,18 @@ By = Literal["job", "day", "model", "size", "quality"]
 """What spending can be grouped by."""
 
 
+class Nonsense(Exception):
+    """A value on record that nobody has written: the ledger is damaged."""
+
+
+def status_of(text: str) -> Status:
+    """The status that a row says; raises Nonsense."""
+    try:
+        return Status(text)
+    except ValueError:
+        raise Nonsense(f"{text!r} is no status") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job as the ledger knows it."""

@@ -17,6 +17,7 @@ import aiohttp
 import anyio
 import httpx2
 import openai
+from aiohttp.connector import Connection
 
 from runner.provider.redact import Redaction
 from runner.provider.translate import clean
@@ -98,7 +99,7 @@ class _Transport(httpx2.AsyncBaseTransport):
         # Made by the first request: it belongs to the loop in which that runs.
         if self._opened is None:
             self._opened = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections + 4, force_close=True),
+                connector=_Connector(limit=self._connections + 4, force_close=True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_s),
@@ -124,7 +125,7 @@ class _Transport(httpx2.AsyncBaseTransport):
             self._open -= 1
             raise
         body = _Body(answer, request, self._closed)
-        _share_room(answer, self._open)
+        _receive_at_most(ROOM_BYTES // self._open, answer.connection)
         return httpx2.Response(
             answer.status,
             headers=answer.raw_headers,
@@ -142,15 +143,25 @@ class _Transport(httpx2.AsyncBaseTransport):
             await self._opened.close()
 
 
-def _share_room(answer: aiohttp.ClientResponse, connections: int) -> None:
+class _Connector(aiohttp.TCPConnector):
+    """Connections that receive little until an answer has begun: many may begin at one moment."""
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Connection:
+        """As aiohttp has it."""
+        connection = await super().connect(*args, **kwargs)
+        _receive_at_most(MIN_PIECE_BYTES, connection)
+        return connection
+
+
+def _receive_at_most(share_bytes: int, connection: Connection | None) -> None:
     """Let one connection receive only its share of `ROOM_BYTES` at a time.
 
     Whatever has arrived on all of them is read before any of it is worked on, so that the pieces of many connections
     would add up to more than the images themselves.
     """
-    transport: Any = answer.connection.transport if answer.connection else None
+    transport: Any = connection.transport if connection else None
     if hasattr(transport, "max_size"):  # asyncio's word for the most that it receives at a time
-        transport.max_size = min(MAX_PIECE_BYTES, max(MIN_PIECE_BYTES, ROOM_BYTES // connections))
+        transport.max_size = min(MAX_PIECE_BYTES, max(MIN_PIECE_BYTES, share_bytes))
 
 
 @lru_cache

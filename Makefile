@@ -34,10 +34,10 @@ faults: $(VENV)/.installed-dev ## Meet every fault in a random mix and hold the 
 fuzz: $(VENV)/.installed-dev ## Search for bad input that gets through, some minutes, other examples each time
 	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long
 
-bench: $(VENV)/.installed-dev $(PEERS)/.installed ## Compare with peers, half an hour, and write docs/performance.md: make bench ONLY=cpu,startup ROUNDS=5
+bench: $(VENV)/.installed-dev $(PEERS)/.installed ## Compare with peers, 40 minutes, and write docs/performance.md: make bench ONLY=cpu,startup ROUNDS=5
 	@$(BIN)/python -m tests.bench.compare --peers $(PEERS)/bin/python --rounds $(ROUNDS) --tasks $(BENCH_TASKS) --only "$(ONLY)" --write
 
-guard: $(VENV)/.installed-dev ## Fail if an image has come to cost much more than it did: ratios only, a minute
+guard: $(VENV)/.installed-dev ## Fail if an image has come to cost much more than it did: ratios only, 90 seconds
 	@$(BIN)/python -m tests.bench.guard
 
 check: $(VENV)/.installed-dev ## Format, lint, types, import floors and tests: what CI runs

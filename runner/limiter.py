@@ -100,11 +100,6 @@ class SharedPacer:
         """Raise InputError for an amount that a gate of this run can never hold."""
         self._own.check(costs)
 
-    def earliest(self, now: float) -> float:
-        """The first instant at which the next request may leave."""
-        with self._common(write=False) as common:
-            return max(self._own.earliest(now), common.earliest(now))
-
     def claim(self, at: float, until: float, costs: Mapping[str, float]) -> tuple[float, bool]:
         """The first instant from `at` on, and whether it is booked with everyone: if it is by `until`."""
         own = self._own.earliest(at)
@@ -147,7 +142,7 @@ class SharedPacer:
                 common.heed(now, name, heard)
 
     @contextmanager
-    def _common(self, *, write: bool = True) -> Iterator[Pacer]:
+    def _common(self) -> Iterator[Pacer]:
         """The key's gates, in this run's time, for a block that nobody else can come between."""
         descriptor = self._descriptor
         if descriptor is None or not _lock(descriptor):
@@ -161,10 +156,9 @@ class SharedPacer:
             rates = self._rates()
             common = state.pacer(self._run, rates, now=now, wall=wall)
             yield common
-            if write:
-                state.runs[self._run] = _Run(wall, rates)
-                state.take(common, now=now, wall=wall)
-                self._written = _replace(descriptor, text, state.text()), state
+            state.runs[self._run] = _Run(wall, rates)
+            state.take(common, now=now, wall=wall)
+            self._written = _replace(descriptor, text, state.text()), state
         finally:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
 

@@ -1,15 +1,12 @@
-"""Opens the ledger's database: connections, pragmas, migrations, waiting, and errors in words to act on.
+"""Opens the ledger's database: connections, pragmas, migrations, waiting.
 
-Owns everything that is particular to SQLite, and the translation of SQLAlchemy's exceptions. `soundness` judges what is
-found; this module refuses to know what is in the tables.
+Owns how SQLite is opened and held. `soundness` judges what is found, `failures` says what went wrong; this module
+refuses to know what is in the tables.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import resource
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -23,10 +20,10 @@ from sqlalchemy import exc
 
 from runner.errors import InputError, LedgerError
 from runner.ledger import schema, soundness
+from runner.ledger.failures import translated
 from runner.ledger.soundness import HEAD
-from runner.ledger.types import Nonsense
 
-__all__ = ["HEAD", "WAIT_S", "Database", "Patience", "locate", "open_database", "rules", "translated"]
+__all__ = ["HEAD", "WAIT_S", "Database", "Patience", "locate", "open_database"]
 
 T = TypeVar("T")
 WAIT_S = 60.0
@@ -36,7 +33,6 @@ TELL_S = 2.0
 _AGAIN_S = 2.0
 """How long is waited after a wait that was in vain: many changes of one run must not each wait their fill."""
 _SLICE_S = 0.5
-_SPARE_BYTES = 1 << 20
 # What SQLite begins with.
 _CACHE_KIB, _LOG_PAGES = 2_000, 1_000
 # A million keys come in no order: with all of their index in memory a page of it is written once for many of them.
@@ -337,68 +333,3 @@ def _engine(path: Path, begin: str, patience: Patience, mode: _Mode) -> sa.Engin
             cursor.close()
 
     return engine
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn the database's exceptions into LedgerError, with what to do next."""
-    try:
-        with rules(path):
-            yield
-    except exc.DBAPIError as error:
-        raise _explain(path, str(error.orig)) from error
-    except (Nonsense, UnicodeDecodeError) as error:
-        raise _explain(path, f"malformed: {error}") from error
-
-
-@contextmanager
-def rules(path: Path) -> Iterator[None]:
-    """Turn a broken rule into LedgerError: the one failure that leaves its transaction usable for other changes."""
-    try:
-        yield
-    except exc.IntegrityError as error:
-        raise LedgerError(f"the ledger {path} refused a change that breaks its rules: {error.orig}") from error
-
-
-_FULL = ("cannot grow: the disk is full", "make space, then run again: it goes on where it stopped")
-_DAMAGED = ("is damaged", "keep the file, and restore it from a copy: nothing was overwritten")
-_SIGNS: tuple[tuple[str, tuple[str, str]], ...] = (
-    ("locked", ("is held by another process", "wait for it to end, then run again: nothing is lost")),
-    ("is full", _FULL),
-    ("readonly", ("cannot be written", "check the permissions of the file and of its folder")),
-    ("unable to open", ("cannot be opened", "check the path, and the permissions of the file and of its folder")),
-    ("malformed", _DAMAGED),
-    ("Could not decode", _DAMAGED),
-    ("not a database", ("is not a ledger", "name another with --ledger: nothing was overwritten")),
-)
-
-
-def _explain(path: Path, reason: str) -> LedgerError:
-    told = next((words for sign, words in _SIGNS if sign in reason), None)
-    if told is None and "disk I/O" in reason:
-        told = _io_failure(path)
-    if told is None:
-        told = ("failed", "the file may be damaged: keep it; `runner doctor` checks it")
-    message, hint = told
-    return LedgerError(f"the ledger {path} {message} ({reason})", hint=hint)
-
-
-def _io_failure(path: Path) -> tuple[str, str]:
-    """SQLite has one word for everything that the system refuses; what it was can be seen from outside."""
-    sizes = [0]
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(OSError):
-            sizes.append(soundness.beside(path, suffix).stat().st_size)
-    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if limit != resource.RLIM_INFINITY and max(sizes) + _SPARE_BYTES > limit:
-        return (
-            f"cannot grow: a file of this process may not be larger than {limit} bytes",
-            "raise that limit (`ulimit -f`), then run again: it goes on where it stopped",
-        )
-    try:
-        free_bytes = shutil.disk_usage(path.parent).free
-    except OSError as error:
-        free_bytes = 0 if error.errno == errno.ENOSPC else _SPARE_BYTES
-    if free_bytes < _SPARE_BYTES:
-        return _FULL
-    return ("cannot be read or written", "check the disk, its quota and the system's log, then run again")

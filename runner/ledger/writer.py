@@ -20,7 +20,8 @@ import sqlalchemy as sa
 
 from runner.errors import LedgerError
 from runner.ledger import attempts
-from runner.ledger.database import Database, Write, rules
+from runner.ledger.database import Database, Write
+from runner.ledger.failures import rules
 from runner.ledger.types import Answer, Begin, Cost, File
 from runner.tasks import Event
 

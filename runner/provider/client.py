@@ -72,7 +72,7 @@ async def connect(endpoint: Endpoint, timeouts: Timeouts, *, connections: int) -
             base_url=endpoint.base_url,
             max_retries=0,
             http_client=http,
-            timeout=httpx2.Timeout(None, connect=timeouts.connect_s),
+            timeout=None,
         ) as sdk:
             if endpoint.provider != "openai":
                 # The SDK reads them from the environment for every server; they are nobody else's business.

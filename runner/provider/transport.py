@@ -25,9 +25,9 @@ from runner.provider.translate import clean
 MAX_ERROR_BYTES = 65_536
 """No error needs a longer body; what comes after that is not read."""
 ROOM_BYTES = 8 << 20
-"""What all connections together may receive before it is worked on."""
+"""What all connections together may receive before it is worked on, as far as their least shares fit into it."""
 MIN_PIECE_BYTES, MAX_PIECE_BYTES = 32 << 10, 128 << 10
-"""What one of them receives at a time, however many there are."""
+"""The least and the most that one of them receives at a time."""
 
 _BODY = "runner.body"
 _LIBRARIES = {"openai", "httpx2", "httpcore2", "aiohttp"}
@@ -51,7 +51,7 @@ _BROKEN = (
 
 
 def http_client(*, connect_s: float, stall_s: float, connections: int) -> httpx2.AsyncClient:
-    """A client without time-outs of its own but for connecting; it follows no redirect, and keeps no connection.
+    """A client with no time-out but for connecting; it follows no redirect, and keeps no connection.
 
     A kept connection that the server closes just then takes the next request with it, and nobody can tell whether that
     was billed; and what a server sends beyond an answer would spoil the next one. An image takes many seconds, so the
@@ -72,9 +72,14 @@ def http_client(*, connect_s: float, stall_s: float, connections: int) -> httpx2
 class Sdk(openai.AsyncOpenAI):
     """The SDK, which works out the address of a request once, not for every image; as it is, should the SDK change."""
 
-    @lru_cache  # noqa: B019  # one client for a run, and a few addresses
+    @cached_property
+    def _addresses(self) -> dict[str, httpx2.URL]:
+        return {}
+
     def _prepare_url(self, url: str) -> httpx2.URL:
-        return super()._prepare_url(url)
+        if url not in self._addresses:
+            self._addresses[url] = super()._prepare_url(url)
+        return self._addresses[url]
 
 
 class _Transport(httpx2.AsyncBaseTransport):
@@ -90,6 +95,7 @@ class _Transport(httpx2.AsyncBaseTransport):
         self._connections = connections
         self._open = 0
         self._opened: aiohttp.ClientSession | None = None
+        self._proxy = lru_cache(_proxy)  # to look through the environment takes longer than to send
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -117,7 +123,7 @@ class _Transport(httpx2.AsyncBaseTransport):
                     headers=request.headers.multi_items(),
                     data=await request.aread() or None,
                     allow_redirects=False,
-                    proxy=_proxy(request.url.scheme, request.url.host),
+                    proxy=self._proxy(request.url.scheme, request.url.host),
                     # What is asked in the clear needs none, and to read the system's certificates takes a while.
                     ssl=self._tls if request.url.scheme == "https" else True,
                 )
@@ -156,15 +162,13 @@ class _Connector(aiohttp.TCPConnector):
 def _receive_at_most(share_bytes: int, connection: Connection | None) -> None:
     """Let one connection receive only its share of `ROOM_BYTES` at a time.
 
-    Whatever has arrived on all of them is read before any of it is worked on, so that the pieces of many connections
-    would add up to more than the images themselves.
+    Whatever has arrived on all of them is read before any of it is worked on: the pieces of many add up.
     """
     transport: Any = connection.transport if connection else None
     if hasattr(transport, "max_size"):  # asyncio's word for the most that it receives at a time
         transport.max_size = min(MAX_PIECE_BYTES, max(MIN_PIECE_BYTES, share_bytes))
 
 
-@lru_cache
 def _proxy(scheme: str, host: str) -> str | None:
     """The proxy that the environment names for what is asked of a host, if any."""
     proxies = urllib.request.getproxies()
@@ -267,8 +271,7 @@ def keyless_logs(redaction: Redaction) -> Iterator[None]:
 def never_left(error: BaseException) -> BaseException | None:
     """The cause that shows that the request was never sent; None where it may have been.
 
-    All causes count: the HTTP client maps every lost connection to a time-out of connecting, and under the word for a
-    connection that was never made lies the system's own.
+    All causes count: the SDK has one word for every connection that broke, and the client's own lies under it.
     """
     return next((cause for cause in causes(error) if isinstance(cause, _NEVER_LEFT)), None)
 

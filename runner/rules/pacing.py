@@ -78,10 +78,6 @@ class Pace(Protocol):
         """Raise InputError for an amount that a gate can never hold."""
         ...
 
-    def earliest(self, now: float) -> float:
-        """The first instant at which the next request may leave."""
-        ...
-
     def claim(self, at: float, until: float, costs: Mapping[str, float]) -> tuple[float, bool]:
         """The first instant from `at` on at which a request may leave; booked if it is by `until`, as is told too."""
         ...

@@ -10,7 +10,8 @@ ledger and what an image means: it writes what it is given, byte for byte (law 5
 """
 
 from runner.store.inventory import Entry, Inventory, Look, decoding
-from runner.store.store import Partial, Sealed, Store
+from runner.store.partial import Partial, Sealed
+from runner.store.store import Store
 from runner.store.verify import BadImage, ImageFacts
 
 __all__ = ["BadImage", "Entry", "ImageFacts", "Inventory", "Look", "Partial", "Sealed", "Store", "decoding"]

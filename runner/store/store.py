@@ -1,7 +1,7 @@
 """Files of one job: received under a temporary name, verified, flushed, and only then given their own name.
 
 Owns every write below the output folder: nothing is written, moved or removed through a symbolic link below the job's
-folder, and no pipe or device is waited for. Blocking; the pool calls what flushes in worker threads.
+folder, and no pipe or device is waited for. Blocking; the engine calls what flushes in another thread than its loop's.
 """
 
 from __future__ import annotations
@@ -13,81 +13,18 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from runner import locks
 from runner.errors import StoreError
 from runner.store.files import explained, flush_folder, fresh, to_read
+from runner.store.partial import Partial, Sealed
 from runner.store.runlog import RunLog, to_append
-from runner.store.verify import BadImage, ImageFacts, ImageVerifier
+from runner.store.verify import BadImage, ImageVerifier
 
 _BUFFER_BYTES = 1 << 20
 _MOVE_AWAY = "move it away, then run again"
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """An image that is complete, verified and flushed under its temporary name."""
-
-    sha256: str
-    bytes: int
-    facts: ImageFacts
-
-
-class Partial:
-    """The file of one attempt while it is being received: hashed and verified as the bytes pass."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with explained(path):
-            self._descriptor = fresh(path)
-        self._hash = hashlib.sha256()
-        self._verifier = ImageVerifier()
-        self._bytes = 0
-        self._open = True
-
-    def write(self, data: bytes, /) -> None:
-        """Append decoded image bytes.
-
-        Raises:
-            BadImage: they cannot be an image.
-            StoreError: they cannot be written (a full disk among the reasons).
-        """
-        self._verifier.feed(data)
-        self._hash.update(data)
-        with explained(self.path):
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
-        self._bytes += len(data)
-
-    def seal(self) -> Sealed:
-        """Verify that the image is whole and flush it to disk.
-
-        Raises:
-            BadImage: it is not whole.
-            StoreError: it cannot be flushed.
-        """
-        facts = self._verifier.finish()
-        try:
-            with explained(self.path):
-                os.fsync(self._descriptor)
-        finally:
-            self._close()
-        return Sealed(self._hash.hexdigest(), self._bytes, facts)
-
-    def discard(self) -> None:
-        """Remove what was received; it is of no use."""
-        self._close()
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
-
-    def _close(self) -> None:
-        if self._open:
-            self._open = False
-            os.close(self._descriptor)
 
 
 class Store:

@@ -41,7 +41,7 @@ def main() -> int:
         return 1
     parts: dict[str, Callable[[], list[Section]]] = {
         "cpu": lambda: part_images.measure(homes, given.rounds, _tell),
-        "limiter": lambda: [part_limiter.measure(homes, _tell)],
+        "limiter": lambda: [part_limiter.measure(homes, given.rounds, _tell)],
         "ledger": lambda: [part_ledger.measure(homes, given.rounds, given.tasks, _tell)],
         "startup": lambda: [part_startup.measure(homes, given.rounds, _tell)],
     }
@@ -91,10 +91,9 @@ def _notes(homes: Homes, part: str, rounds: int, tasks: int, load: float) -> lis
     ours = report.versions(homes.runner, ("runner", "openai", "aiohttp", "pybase64", "pydantic", "SQLAlchemy"))
     theirs = report.versions(homes.peers, ("openai", "httpx2", "aiohttp", "litellm", "pybase64"))
     command = f"make bench ONLY={part} ROUNDS={rounds}" + (f" BENCH_TASKS={tasks}" if tasks != TASKS else "")
-    turns = "each case once" if part == "limiter" else f"medians of {rounds}"
     return [
         f"Measured on {report.machine(dt.datetime.now(dt.UTC).date())}, SQLite {sqlite3.sqlite_version}, "
-        f"with `{command}`: {turns}; load before: {load:.1f}.",
+        f"with `{command}`: medians of {rounds}; load before: {load:.1f}.",
         f"Runner: {ours}. Peers: {theirs}.",
     ]
 

@@ -29,7 +29,7 @@ _IMAGE_BYTES = 100_000
 
 
 def measure(homes: Homes, rounds: int, tasks: int, tell: Callable[[str], None]) -> Section:
-    """Every step once, and what only looks or goes on `rounds` times."""
+    """Every step `rounds` times."""
     columns = ("step", "seconds", "CPU seconds", "peak memory", "rate", "bar", "beyond", "")
     section = Section("ledger", f"A job of {tasks:,} tasks", columns)
 
@@ -44,16 +44,17 @@ def measure(homes: Homes, rounds: int, tasks: int, tell: Callable[[str], None]) 
 
     with folder(homes) as scratch:
         bench = _Bench(homes, scratch, big_job.write(scratch, tasks))
-        planned = bench.call("plan", bench.job, "--quiet")
-        row("`runner plan`", [planned], f"{tasks / planned.wall_s:,.0f} tasks/s")
+        planned = [bench.call("plan", bench.job, "--quiet") for _ in range(rounds)]
+        row("`runner plan`", planned, f"{_rate(tasks, planned):,.0f} tasks/s")
 
-        alone = bench.enrol()
-        rate = tasks / alone.wall_s
-        row("enrol by itself", [alone], f"{rate:,.0f} tasks/s", RATE.cells(rate))
+        alone = [bench.enrol() for _ in range(rounds)]
+        rate = _rate(tasks, alone)
+        row("enrol by itself", alone, f"{rate:,.0f} tasks/s", RATE.cells(rate))
 
-        first = bench.first_request()
-        row("`runner run` to its first request: plan, enrol, send", [first], f"{tasks / first.wall_s:,.0f} tasks/s")
-        section.rows.append(["its peak memory", "", "", f"{first.peak_mb:.0f} MB", "", *MEMORY.cells(first.peak_mb)])
+        first = [bench.first_request(anew=True) for _ in range(rounds)]
+        row("`runner run` to its first request: plan, enrol, send", first, f"{_rate(tasks, first):,.0f} tasks/s")
+        peak_mb = median(one.peak_mb for one in first)
+        section.rows.append(["its peak memory", "", "", f"{peak_mb:.0f} MB", "", *MEMORY.cells(peak_mb)])
 
         done = big_job.finish_half(bench.output / "ledger.sqlite3")
         os.sync()  # what is left to write would be written while others are measured
@@ -65,6 +66,10 @@ def measure(homes: Homes, rounds: int, tasks: int, tell: Callable[[str], None]) 
         judged = RESUME.cells(median(one.wall_s for one in resumed))
         row("`runner run` again, to its first request, half of them done", resumed, judged=judged)
     return section
+
+
+def _rate(tasks: int, took: Sequence[_Step]) -> float:
+    return tasks / median(one.wall_s for one in took)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +114,10 @@ class _Bench:
         shutil.rmtree(alone)
         return _Step.of(took, wall_s=told["wall_s"], cpu_s=told["cpu_s"])
 
-    def first_request(self) -> _Step:
-        """`runner run` for one image; the seconds are those until the server heard of it."""
+    def first_request(self, *, anew: bool = False) -> _Step:
+        """`runner run` for one image; the seconds are those until the server heard of it. `anew`: as if never run."""
+        if anew:
+            shutil.rmtree(self.output, ignore_errors=True)
         with serving(Settings(image_bytes=_IMAGE_BYTES)) as url:
             told = ["--base-url", f"{url}/v1", "--provider", "openai", "--limit", "1", "--json", "--quiet"]
             took = self._run("runner", "run", self.job, "--output", self.output, *told)

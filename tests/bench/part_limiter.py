@@ -6,8 +6,9 @@ last task was begun, as a share of what the limit allows in that time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from tests.bench.latency import Latency
@@ -122,30 +123,46 @@ def judge(outcome: Outcome, order: Order, *, per_minute: float, window_s: float)
     )
 
 
-def measure(homes: Homes, tell: Callable[[str], None]) -> Section:
-    """Every case once: what is counted here is the server's word, and no matter of CPU time."""
+def measure(homes: Homes, rounds: int, tell: Callable[[str], None]) -> Section:
+    """Every case, every side in turn, `rounds` times: medians, and the worst of what must not be."""
     columns = ("a server that enforces", "who", "used", "bar", "beyond", "", "429s", "bar", "beyond", "")
     more = ("lost", "made twice", "most in flight")
     section = Section("limiter", "Using a limit", (*columns, *more))
-    for case in CASES:
-        for side in case.sides:
-            order = case.order if side == "runner" else Order(case.order.images, _SCRIPTS_IN_FLIGHT)
-            outcome = make(side, homes, case.settings, order)
-            use = judge(outcome, order, per_minute=case.per_minute, window_s=case.window_s)
-            share = "" if use.used_percent is None else f"{use.used_percent:.1f} %"
-            ours = side == "runner"
-            section.rows.append(
-                [
-                    case.name,
-                    side,
-                    share,
-                    *(USED.cells(use.used_percent) if ours and use.used_percent is not None else NO_BAR),
-                    f"{use.drawn_percent:.1f} %",
-                    *(DRAWN.cells(use.drawn_percent) if ours else NO_BAR),
-                    f"{use.lost} of {order.images}",
-                    str(use.repeated),
-                    str(use.most_in_flight),
-                ]
+    found: dict[tuple[Case, str], list[Use]] = {(case, side): [] for case in CASES for side in case.sides}
+    for number in range(1, rounds + 1):
+        for (case, side), uses in found.items():
+            use = judge(
+                make(side, homes, case.settings, _order(case, side)),
+                case.order,
+                per_minute=case.per_minute,
+                window_s=case.window_s,
             )
-            tell(f"{case.name}: {side} used {share or 'nothing'} with {use.drawn_percent:.1f} % 429s, {use.lost} lost")
+            uses.append(use)
+            tell(
+                f"round {number}, {case.name}: {side} used {use.used_percent or 0:.1f} % "
+                f"with {use.drawn_percent:.1f} % 429s, {use.lost} lost"
+            )
+    section.rows.extend(_row(case, side, uses) for (case, side), uses in found.items())
     return section
+
+
+def _order(case: Case, side: str) -> Order:
+    return case.order if side == "runner" else Order(case.order.images, _SCRIPTS_IN_FLIGHT)
+
+
+def _row(case: Case, side: str, uses: Sequence[Use]) -> list[str]:
+    shares = [use.used_percent for use in uses if use.used_percent is not None]
+    used_percent = median(shares) if shares else None
+    drawn_percent = median(use.drawn_percent for use in uses)
+    ours = side == "runner"
+    return [
+        case.name,
+        side,
+        "" if used_percent is None else f"{used_percent:.1f} %",
+        *(USED.cells(used_percent) if ours and used_percent is not None else NO_BAR),
+        f"{drawn_percent:.1f} %",
+        *(DRAWN.cells(drawn_percent) if ours else NO_BAR),
+        f"{max(use.lost for use in uses)} of {case.order.images}",
+        str(max(use.repeated for use in uses)),
+        str(max(use.most_in_flight for use in uses)),
+    ]

@@ -24,7 +24,7 @@ from runner.rules import concurrency
 from runner.rules.breaker import FailureLimit
 from runner.rules.budget import Budget, period_start
 from runner.rules.pacing import Gate, Pacer
-from runner.rules.pricing import microusd, usd
+from runner.rules.pricing import Calibration, microusd, usd
 
 if TYPE_CHECKING:
     from runner.catalog import Catalog, Provider
@@ -202,6 +202,7 @@ def make_plan(request: Request, ledger: Ledger | None) -> Plan:
 
     job = ledger.job(request.manifest.name) if ledger is not None else None
     known = ledger.lookup(job) if ledger is not None else _nothing_known
+    seen = calibrations(request, ledger) if ledger is not None else {}
 
     def look(claim: planner.Claim) -> Plan:
         return planner.make(
@@ -214,6 +215,7 @@ def make_plan(request: Request, ledger: Ledger | None) -> Plan:
             gates=request.gates,
             known=known,
             claim=claim,
+            seen=seen,
         )
 
     with closing(Sieve()) as sieve:
@@ -238,6 +240,12 @@ def check_tasks(request: Request, ledger: Ledger) -> None:
     except InputError:
         # What the limits never let pass may have been made already.
         make_plan(request, ledger)
+
+
+def calibrations(request: Request, ledger: Ledger) -> dict[str, Calibration]:
+    """What the ledger has seen input images being billed, against what the catalog says; of simulated ones apart."""
+    seen = ledger.seen_edits(simulated=request.simulated)
+    return planner.calibrations(((one.model, one.edit, one.input_image_tokens) for one in seen), request.catalog)
 
 
 def _nothing_known(_keys: Sequence[str]) -> Mapping[str, planner.Known]:

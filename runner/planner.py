@@ -12,12 +12,13 @@ import itertools
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from runner.errors import ManifestError, StopRun
+from runner.errors import InputError, ManifestError, StopRun
 from runner.rules import pricing
 from runner.rules.pacing import Gate, Pacer
-from runner.tasks import ImageRequest, Origin, Status, Task
+from runner.tasks import Edit, ImageRequest, Origin, Status, Task
 
 if TYPE_CHECKING:
     from runner.catalog import Catalog, Delivery, Prices
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 CHUNK = 1000
 """Tasks looked up and recorded at a time."""
+_MOST_EDITS = 1000
+_ROUNDING = 0.02
 WARN_DAYS = 30
 """How long before a model's shutdown plan and run begin to warn."""
 
@@ -70,6 +73,8 @@ class Group:
     """Failed or refused earlier: not sent again unless asked."""
     expected_microusd: int = 0
     worst_microusd: int = 0
+    input_images: int = 0
+    """Images that go with what is sent."""
 
 
 @dataclass(slots=True)
@@ -83,6 +88,8 @@ class Plan:
     groups: dict[tuple[str, str, str], Group] = field(default_factory=dict)
     by_status: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
+    paced_images: int = 0
+    """Images that count against the images a minute: those of edits among them, where the provider counts them."""
     duration_s: float | None = None
     warnings: list[str] = field(default_factory=list)
     effective_models: dict[str, str] = field(default_factory=dict)
@@ -169,9 +176,10 @@ def make(
     gates: Mapping[str, Gate],
     known: Lookup,
     claim: Claim,
+    seen: Mapping[str, pricing.Calibration] = MappingProxyType({}),
     delivery: Delivery = "online",
 ) -> Plan:
-    """Count, price and check every task of a job, in one pass over `tasks`.
+    """Count, price and check every task of a job, in one pass over `tasks`. `seen` calibrates a model's input tokens.
 
     Raises:
         ManifestError: two tasks with one file name or one request, with both places.
@@ -180,9 +188,10 @@ def make(
     plan = Plan(job, provider, catalog.version, simulated)
     plan.warnings.extend(models.warnings)
     plan.effective_models = dict(models.effective)
-    quoter = Quoter(catalog, provider, models.effective, delivery)
+    quoter = Quoter(catalog, provider, models.effective, delivery, seen)
+    counts_inputs = catalog.counts_input_images(provider)
     pacer = Pacer(dict(gates))
-    warned_auto = False
+    warned_auto = warned_inputs = warned_shape = False
     largest = -1
     request: ImageRequest | None = None
     for chunk in chunks(tasks, CHUNK):
@@ -200,18 +209,61 @@ def make(
                     plan.warnings.append(
                         "quality `auto` may render and bill as the highest quality: it is priced as that"
                     )
-            if _count(plan, group, states.get(task.key, _NEW), quote) and quote.tokens > largest:
-                largest = quote.tokens
-                pacer.check({"tokens": float(largest), "images": 1.0, "requests": 1.0})
-    plan.duration_s = _duration_s(plan.total("to_do"), plan.tokens, gates)
+                images = paced_images(request, counts_inputs=counts_inputs)
+                gate = gates.get("images")
+                if gate is not None and images > gate.per_minute and not warned_inputs:
+                    warned_inputs = True
+                    plan.warnings.append(
+                        f"{_place(task.origin)}: an edit of {images} images may count as so many against a limit of "
+                        f"{gate.per_minute:g} a minute, and then never passes: raise the limit or send fewer"
+                    )
+            if task.composite is not None and not warned_shape and _is_stretched(request):
+                warned_shape = True
+                plan.warnings.append(
+                    f"{_place(task.origin)}: an answer of {request.size} has another shape than its image: "
+                    "the composite stretches it"
+                )
+            if _count(plan, group, states.get(task.key, _NEW), quote):
+                plan.paced_images += images
+                group.input_images += len(request.edit.images) if request.edit else 0
+                if quote.tokens > largest:
+                    largest = quote.tokens
+                    pacer.check({"tokens": float(largest), "images": 1.0, "requests": 1.0})
+    plan.duration_s = _duration_s(plan, gates)
     return plan
+
+
+def paced_images(request: ImageRequest, *, counts_inputs: bool) -> int:
+    """What a request counts against the images a minute: one, or its input images where the provider counts them."""
+    return len(request.edit.images) if counts_inputs and request.edit is not None else 1
+
+
+def calibrations(seen: Iterable[tuple[str, Edit, int]], catalog: Catalog) -> dict[str, pricing.Calibration]:
+    """What each model's input images were billed in tokens, from (model, edit, tokens) of its newest edits."""
+    by_model: dict[str, list[tuple[Edit, int]]] = {}
+    for name, edit, tokens in seen:
+        by_model.setdefault(name, []).append((edit, tokens))
+    found: dict[str, pricing.Calibration] = {}
+    for name, of_model in by_model.items():
+        try:
+            rule = catalog.model(name).input_tokens
+        except InputError:
+            continue  # a model of another catalog
+        if rule is not None:
+            found[name] = pricing.calibrated(of_model, rule)
+    return found
 
 
 class Quoter:
     """Prices tasks at one provider; remembers the output side of each model, size and quality, and the last prompt."""
 
     def __init__(
-        self, catalog: Catalog, provider: str, effective: Mapping[str, str], delivery: Delivery = "online"
+        self,
+        catalog: Catalog,
+        provider: str,
+        effective: Mapping[str, str],
+        delivery: Delivery = "online",
+        seen: Mapping[str, pricing.Calibration] = MappingProxyType({}),
     ) -> None:
         self._catalog = catalog
         self._provider = provider
@@ -220,6 +272,8 @@ class Quoter:
         self._images: dict[tuple[str, str, str], pricing.Quote] = {}
         self._prompt = ""
         self._prompts: dict[str, pricing.Quote] = {}
+        self._seen = seen
+        self._edits: dict[tuple[str, Edit], pricing.Quote] = {}
 
     def quote(self, request: ImageRequest) -> pricing.Quote:
         """The price of `request` on the model that would be asked now."""
@@ -235,7 +289,17 @@ class Quoter:
         prompt = self._prompts.get(model)
         if prompt is None:
             prompt = self._prompts[model] = pricing.prompt_quote(request.prompt, self.prices(model))
-        return image + prompt
+        return image + prompt if request.edit is None else image + prompt + self._start(request.edit, model)
+
+    def _start(self, edit: Edit, model: str) -> pricing.Quote:
+        quote = self._edits.get((model, edit))
+        if quote is None:
+            if len(self._edits) >= _MOST_EDITS:
+                self._edits.clear()
+            seen = self._seen.get(model, pricing.UNTRIED)
+            quote = pricing.edit_quote(edit, self._catalog.model(model), self.prices(model), seen)
+            self._edits[model, edit] = quote
+        return quote
 
     def model_for(self, wanted: str) -> str:
         """The model that is asked where `wanted` is wanted."""
@@ -314,9 +378,19 @@ def _count(plan: Plan, group: Group, known: Known, quote: pricing.Quote) -> bool
     return False
 
 
-def _duration_s(images: int, tokens: int, gates: Mapping[str, Gate]) -> float | None:
+def _is_stretched(request: ImageRequest) -> bool:
+    """Whether the answer to an edit has another shape than its first image, by more than rounding explains."""
+    pixels = request.pixels
+    if pixels is None or request.edit is None:
+        return False
+    base = request.edit.images[0]
+    ratio = (pixels[0] * base.height) / (pixels[1] * base.width)
+    return not 1 - _ROUNDING <= ratio <= 1 + _ROUNDING
+
+
+def _duration_s(plan: Plan, gates: Mapping[str, Gate]) -> float | None:
     """How long the allowed rate makes it take; None without a limit (then it is up to the provider's speed)."""
-    amounts = {"images": images, "requests": images, "tokens": tokens}
+    amounts = {"images": plan.paced_images, "requests": plan.total("to_do"), "tokens": plan.tokens}
     return max((amounts[name] * 60.0 / gate.per_minute for name, gate in gates.items()), default=None)
 
 

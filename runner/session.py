@@ -11,9 +11,10 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -23,12 +24,12 @@ from runner import manifest as manifests
 from runner.engine import events, recovery
 from runner.engine.events import Event, Listener, Summary
 from runner.engine.pool import Pool
-from runner.engine.shared import Settings
+from runner.engine.shared import Inputs, Settings
 from runner.engine.stop import Stop
 from runner.errors import InputError, RunnerError, TimeLimit
-from runner.invocation import Options, Request, budget_for, check_tasks, concurrency_for, embeds, now
+from runner.invocation import Options, Request, budget_for, calibrations, check_tasks, concurrency_for, embeds, now
 from runner.ledger import Job, Ledger, RunStart
-from runner.provider import Endpoint, Timeouts, connect
+from runner.provider import Endpoint, Timeouts, Upload, connect
 from runner.report.lines import line
 from runner.report.summary import summarise
 from runner.rules.breaker import Breaker, default_limit
@@ -36,7 +37,10 @@ from runner.rules.concurrency import descriptors_for, places_for
 from runner.rules.pacing import Gate, Pace, Pacer
 from runner.rules.retry import Policy
 from runner.store import Store
-from runner.tasks import Status
+from runner.tasks import Source, Status
+
+if TYPE_CHECKING:
+    from runner.engine.composites import Compositor
 
 HEARTBEAT_S = 1.0
 
@@ -60,6 +64,7 @@ class Session:
         self.stop = stop
         self.handle_signals = handle_signals
         self.warnings: list[str] = []
+        self.compositor: Compositor | None = None
 
     async def run(self, endpoint: Endpoint) -> Summary:
         """The whole run; what ends it once it has begun is in the summary.
@@ -181,8 +186,17 @@ class Session:
                 committed_microusd=budget.committed_microusd,
             )
         )
+        compositor = self._compositor(store, job, emit)
         if statuses[Status.PLANNED] == 0:
+            if compositor is not None:
+                await self._watch(None, compositor, started, emit)
             return None
+
+        def heard(event: Event) -> None:
+            emit(event)
+            if compositor is not None and isinstance(event, events.Saved):
+                compositor.saved()
+
         with self._pace(Pacer(gates), endpoint, run_id, emit) as pacer:
             async with connect(endpoint, self._timeouts(), connections=most) as client:
                 pool = Pool(
@@ -191,7 +205,7 @@ class Session:
                     job=job,
                     run_id=run_id,
                     client=client,
-                    quoter=planner.Quoter(self.request.catalog, endpoint.provider, self.request.models.effective),
+                    quoter=self._quoter(),
                     price_version=self.request.catalog.version,
                     pacer=pacer,
                     budget=budget,
@@ -200,23 +214,66 @@ class Session:
                     ),
                     settings=self._settings(concurrency, most),
                     stop=self.stop,
-                    emit=emit,
+                    emit=heard,
                     now=now,
                     jitter=random.random,
+                    inputs=self._inputs(),
                 )
-                await self._watch(pool, started, emit)
+                await self._watch(pool, compositor, started, emit)
         return pool.error
 
-    async def _watch(self, pool: Pool, started: float, emit: Listener) -> None:
-        """Run the pool to its end, with an ear for signals and an eye on the clock."""
+    def _compositor(self, store: Store, job: Job, emit: Listener) -> Compositor | None:
+        """Who makes composites; None for a job in which nothing starts from an image."""
+        if not self.ledger.has_inputs(job):
+            return None
+        from runner.engine.composites import Compositor
+
+        self.compositor = Compositor(
+            ledger=self.ledger, store=store, job=job, base=self.request.path.parent, emit=emit, now_ms=now_ms
+        )
+        return self.compositor
+
+    def _inputs(self) -> Inputs:
+        """Where the pictures are that requests start from, as they are sent."""
+        from runner.inputs import BadInput
+        from runner.inputs import Inputs as Pictures
+
+        pictures = Pictures(self.request.path.parent)
+
+        def find(sources: Sequence[Source]) -> list[Upload]:
+            try:
+                found = [pictures.fetch(source) for source in sources]
+            except BadInput as error:
+                raise InputError(error.message, hint=error.hint) from error
+            return [Upload(each.path, each.bytes, each.format) for each in found]
+
+        return find
+
+    async def _watch(self, pool: Pool | None, compositor: Compositor | None, started: float, emit: Listener) -> None:
+        """Run the pool and what is made of its images to the end, with an ear for signals and an eye on the clock."""
         async with anyio.create_task_group() as group:
             if self.handle_signals:
                 group.start_soon(self._listen)
             group.start_soon(_beat, emit)
-            if self.options.max_duration_s is not None:
+            if pool is not None and self.options.max_duration_s is not None:
                 group.start_soon(_limit, pool, started, self.options.max_duration_s)
-            await pool.run()
+            finished = anyio.Event()
+            if compositor is not None:
+                group.start_soon(_compose, compositor, finished, emit)
+            if pool is not None:
+                await pool.run()
+            if compositor is not None:
+                compositor.end()
+                # Who interrupts a run does not wait for what the next one makes for nothing.
+                self.stop.listen(finished.set)
+                if not (self.stop.asked and self.stop.reason == "interrupted"):
+                    await finished.wait()
             group.cancel_scope.cancel()
+
+    def _quoter(self) -> planner.Quoter:
+        request = self.request
+        seen = calibrations(request, self.ledger)
+        return planner.Quoter(request.catalog, request.provider.name, request.models.effective, seen=seen)
 
     def _timeouts(self) -> Timeouts:
         waits = self.request.manifest.timeouts
@@ -251,6 +308,7 @@ class Session:
             limit=self.options.limit,
             hold_doubt=self.options.hold_doubt,
             most_concurrency=most,
+            counts_inputs=self.request.catalog.counts_input_images(self.request.provider.name),
         )
 
     @contextmanager
@@ -294,6 +352,8 @@ class Session:
             limited=self.options.limit is not None,
             elapsed_s=elapsed_s,
             images=str(store.output / store.images),
+            composites=self.compositor.made if self.compositor else 0,
+            composites_failed=self.compositor.failed if self.compositor else 0,
         )
 
 
@@ -320,6 +380,16 @@ async def _limit(pool: Pool, started: float, duration_s: float) -> None:
         ),
         "time limit",
     )
+
+
+async def _compose(compositor: Compositor, finished: anyio.Event, emit: Listener) -> None:
+    """Make composites to the end; what goes wrong with them ends no run."""
+    try:
+        await compositor.run()
+    except RunnerError as error:
+        compositor.failed += 1
+        emit(events.Warned(f"no further composites are made: {error}"))
+    finished.set()
 
 
 async def _beat(emit: Listener) -> None:

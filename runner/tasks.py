@@ -89,11 +89,35 @@ def after(status: Status, event: Event) -> Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Input:
+    """One picture that goes with a request: what it shows and how it was prepared, never what its file is called.
+
+    `identity` is 64 hex digits, equal for equal pictures; `width` and `height` are its pixels as it is sent.
+    """
+
+    identity: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What a request starts from: up to 16 pictures, the first of which is the one that `mask` is for.
+
+    `fidelity` is the API's `input_fidelity`; None leaves it to the model.
+    """
+
+    images: tuple[Input, ...]
+    mask: Input | None = None
+    fidelity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRequest:
     """One image as it is asked of the Images API, in the API's own words.
 
     `size` is `auto` or `WIDTHxHEIGHT` in pixels; `output_compression` is 0-100, for jpeg and webp only. Values equal
-    to the API's default are part of the request here, and are left out on the wire.
+    to the API's default are part of the request here, and are left out on the wire. With `edit` it is an edit.
     """
 
     prompt: str
@@ -104,6 +128,7 @@ class ImageRequest:
     output_format: str = "png"
     output_compression: int | None = None
     moderation: str = "auto"
+    edit: Edit | None = None
 
     @property
     def pixels(self) -> tuple[int, int] | None:
@@ -116,7 +141,7 @@ NOT_SENT = "not_sent"
 """The error code of an attempt that was put on record and then given back: no request of it ever left."""
 
 API_DEFAULTS: Mapping[str, str | int | None] = {
-    field.name: field.default for field in fields(ImageRequest) if field.default is not MISSING
+    field.name: field.default for field in fields(ImageRequest) if field.default is not MISSING and field.name != "edit"
 }
 """What the API does where a parameter is left out, by the parameter's name."""
 REQUEST_FIELDS: tuple[str, ...] = ("model", *API_DEFAULTS)
@@ -156,19 +181,22 @@ def key_head(prompt: str) -> Digest:
 
 
 def key_middle(request: ImageRequest) -> bytes:
-    """The second part: what is asked for beside the prompt."""
-    rest = _JSON(
-        [
-            request.model,
-            request.size,
-            request.quality,
-            request.background,
-            request.output_format,
-            request.output_compression,
-            request.moderation,
-        ]
-    )
-    return f",{rest[1:-1]},".encode("utf-8", "surrogatepass")
+    """The second part: what is asked for beside the prompt. Of an input counts what it shows, not its name."""
+    parts: list[object] = [
+        request.model,
+        request.size,
+        request.quality,
+        request.background,
+        request.output_format,
+        request.output_compression,
+        request.moderation,
+    ]
+    edit = request.edit
+    if edit is not None:
+        # A mapping, where the sample's number stands for what starts from nothing: the two can never be one.
+        images = [image.identity for image in edit.images]
+        parts.append({"images": images, "mask": edit.mask and edit.mask.identity, "fidelity": edit.fidelity})
+    return f",{_JSON(parts)[1:-1]},".encode("utf-8", "surrogatepass")
 
 
 def key_end(*, sample: int, edition: str | None, simulated: bool) -> bytes:
@@ -186,11 +214,21 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """How the input of this `identity` is made again, for `inputs`: JSON, with paths as the manifest has them."""
+
+    identity: str
+    recipe: str
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One wanted image.
 
     `name` is the asset's path below the job's image folder: relative, POSIX, with its extension. `variant` has every
-    axis of the matrix with its value as text, own variables among them, in the order of the manifest.
+    axis of the matrix with its value as text, own variables among them, in the order of the manifest. `sources` has
+    those of the edit's images in their order, and the mask's after them. `composite` is how the answer is pasted onto
+    the original (JSON for `inputs`); None where it is not.
     """
 
     key: str
@@ -200,3 +238,5 @@ class Task:
     variant: tuple[tuple[str, str], ...]
     name: str
     origin: Origin
+    sources: tuple[Source, ...] = ()
+    composite: str | None = None

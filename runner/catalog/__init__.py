@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from runner.catalog.types import (
         Catalog,
         Delivery,
+        Fidelity,
         FreeSizes,
+        InputTokens,
         Lifecycle,
         Model,
         Prices,
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Catalog",
     "Delivery",
+    "Fidelity",
     "FreeSizes",
+    "InputTokens",
     "Lifecycle",
     "Model",
     "Prices",

@@ -71,6 +71,8 @@ class Provider(_Data):
     like: str | None = None
     simulated: bool = False
     enforces_shutdown: bool = False
+    counts_input_images: bool | None = None
+    """Whether the images of an edit count against the images a minute; None asks the provider it is `like`."""
     source: str
 
 
@@ -96,6 +98,36 @@ class FreeSizes(_Data):
         )
 
 
+class Fidelity(_Data):
+    """What a fidelity adds to the tokens of each input image, by its shape."""
+
+    square: int = Field(ge=0, le=MOST_TOKENS)
+    other: int = Field(ge=0, le=MOST_TOKENS)
+
+
+class InputTokens(_Data):
+    """How many tokens an input image takes (expected values).
+
+    It is made smaller until it fits into a square of `max_side_px` and its shorter side into `short_side_px`; then it
+    takes `base` tokens, `per_tile` for each square of `tile_px` that it covers, and what its fidelity adds.
+    """
+
+    max_side_px: int = Field(ge=1)
+    short_side_px: int = Field(ge=1)
+    tile_px: int = Field(ge=1)
+    base: int = Field(ge=0, le=MOST_TOKENS)
+    per_tile: int = Field(ge=0, le=MOST_TOKENS)
+    fidelities: dict[str, Fidelity]
+    default_fidelity: str
+    source: str
+
+    @model_validator(mode="after")
+    def _default_is_known(self) -> Self:
+        if self.default_fidelity not in self.fidelities:
+            raise ValueError(f"default_fidelity {self.default_fidelity!r} is not under `fidelities`")
+        return self
+
+
 class Lifecycle(_Data):
     """How long one provider serves a model. After `shutdown` (a date, UTC) it answers `model_not_found`."""
 
@@ -116,6 +148,10 @@ class Model(_Data):
     backgrounds: tuple[str, ...] = ("auto", "opaque", "transparent")
     output_formats: tuple[str, ...] = ("png", "jpeg", "webp")
     moderations: tuple[str, ...] = ("auto", "low")
+    input_tokens: InputTokens | None = None
+    """None for a model that makes no edits."""
+    input_fidelities: tuple[str, ...] = ()
+    """The values of `input_fidelity` that may be asked for; without any, it is never sent."""
     max_prompt_chars: int = 32_000
     output_tokens: dict[str, dict[Size, Tokens]]
     output_tokens_source: str
@@ -254,6 +290,18 @@ class Catalog(_Data):
         except InputError:
             return False
         return True
+
+    def counts_input_images(self, provider: str) -> bool:
+        """Whether `provider` counts the images of an edit against the images a minute, following `like`."""
+        seen: list[str] = []
+        name: str | None = provider
+        while name is not None and name not in seen:
+            found = self.provider(name).counts_input_images
+            if found is not None:
+                return found
+            seen.append(name)
+            name = self.provider(name).like
+        return False
 
     def lifecycle(self, provider: str, model: str) -> Lifecycle | None:
         """How long `provider` serves `model`, following `like`; None where nothing is known."""

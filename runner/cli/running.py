@@ -230,6 +230,9 @@ def _show_summary(summary: Summary) -> None:
             f"{console.safe(problem['example'])}"
         )
     console.out(f"  images   {console.safe(summary.images)}")
+    if summary.composites or summary.composites_failed:
+        lacking = f", {summary.composites_failed} could not be" if summary.composites_failed else ""
+        console.out(f"  pasted   {summary.composites} composites were made{lacking}")
     console.out(f"  ledger   {console.safe(summary.ledger)}  ({program} status {job}; {program} costs)")
 
 
@@ -267,6 +270,9 @@ def _show_plan(made: Plan, *, quiet: bool) -> None:
         rate = f"at least {console.duration(made.duration_s)} at the allowed rate"
     kind = " (simulated: nothing real is spent)" if made.simulated else ""
     console.out(f"{made.total('to_do')} images to make with {made.provider}{kind}, {rate}")
+    inputs = made.total("input_images")
+    if inputs:
+        console.out(f"{inputs:,} input images go with them, and are in the price")
     console.out(f"expected {usd(expected)}, at most {usd(worst)}; prices of {made.price_version}")
     for wanted, effective in made.effective_models.items():
         if wanted != effective:

@@ -133,7 +133,9 @@ class Attempt:
         with anyio.CancelScope() as scope:
             run.scopes.add(scope)
             try:
-                made = await run.client.generate(request, model=self._model, sink=sink, on_headers=self._heed)
+                made = await run.client.generate(
+                    request, model=self._model, sink=sink, on_headers=self._heed, uploads=self._turn.uploads
+                )
             except ProviderError as error:
                 failure = error
             except StoreError as error:

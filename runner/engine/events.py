@@ -76,6 +76,14 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
+class Composed:
+    """The masked part of an image was pasted onto its original: a file beside it, at `path`."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptFailed:
     """A request brought no image. `retry_in_s` None means that it is not tried again in this run."""
 
@@ -156,6 +164,9 @@ class Summary:
     reason: str
     images: str
     ledger: str
+    composites: int = 0
+    """Made in this run; `composites_failed` could not be."""
+    composites_failed: int = 0
     problems: list[dict[str, object]] = field(default_factory=list)
 
 
@@ -166,6 +177,7 @@ Event = (
     | FoundInDoubt
     | AttemptBegan
     | Saved
+    | Composed
     | AttemptFailed
     | Held
     | Warned

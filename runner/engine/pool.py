@@ -10,18 +10,20 @@ from __future__ import annotations
 import datetime as dt
 import heapq
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import anyio
 import anyio.to_thread
 
+from runner import planner
 from runner.engine import events
 from runner.engine.attempt import Attempt
-from runner.engine.shared import LEAD_S, Generator, Settings, Shared, Turn, Work, kind_of
+from runner.engine.shared import LEAD_S, Generator, Inputs, Settings, Shared, Turn, Work, kind_of, no_inputs
 from runner.engine.stop import Stop
 from runner.errors import BudgetExceeded, RunnerError
 from runner.ledger import Job, Ledger, Todo
 from runner.planner import Quoter
+from runner.provider import Upload
 from runner.rules import pricing
 from runner.rules.breaker import Breaker
 from runner.rules.budget import Budget, Reservation
@@ -56,6 +58,7 @@ class Pool:
         emit: events.Listener,
         now: Callable[[], dt.datetime],
         jitter: Callable[[], float],
+        inputs: Inputs = no_inputs,
     ) -> None:
         self._shared = Shared(
             ledger=ledger,
@@ -75,6 +78,7 @@ class Pool:
             now=now,
             jitter=jitter,
             end=self.end,
+            inputs=inputs,
             places=Places(settings.concurrency, settings.most_concurrency or settings.concurrency, pacer.per_minute),
         )
         self._in_flight = 0
@@ -121,6 +125,12 @@ class Pool:
             except RunnerError as error:
                 self.end(error, "limits")
                 return
+            # More than a limit can hold is let through at the limit's pace: that inputs are counted is not sure.
+            images = planner.paced_images(work.todo.request, counts_inputs=run.settings.counts_inputs)
+            costs["images"] = float(images)
+            uploads = await self._uploads(work.todo)
+            if uploads is None:
+                return
             reservation = await self._reserve(quote.worst_microusd)
             if reservation is None:
                 return
@@ -135,7 +145,7 @@ class Pool:
                 if reservation is None:
                     return
             self._in_flight += 1
-            start(self._attempt, Attempt(run, work, model, reservation, Turn(at, costs, quote.tokens)))
+            start(self._attempt, Attempt(run, work, model, reservation, Turn(at, costs, quote.tokens, uploads)))
 
     async def _next(self) -> Work | None:
         """The next task: one whose backoff is over, else the next planned one; None when the feeder's work is done."""
@@ -166,6 +176,16 @@ class Pool:
         self._position = todo.position
         self._begun += 1
         return todo
+
+    async def _uploads(self, todo: Todo) -> Sequence[Upload] | None:
+        """The files that go with a request, before anything of it is on record; None when one of them is not there."""
+        if not todo.sources:
+            return ()
+        try:
+            return await anyio.to_thread.run_sync(self._shared.inputs, todo.sources)
+        except RunnerError as error:
+            self.end(error, "inputs")
+            return None
 
     async def _place_is_free(self) -> bool:
         """Wait for a place; False when the run was stopped meanwhile."""

@@ -6,7 +6,7 @@ Owns the shapes. Refuses to do anything with them: `pool` chooses what is attemp
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,10 +14,10 @@ import anyio
 
 from runner.engine import events
 from runner.engine.stop import Stop
-from runner.errors import RunnerError
+from runner.errors import InputError, RunnerError
 from runner.ledger import Job, Ledger, Todo, Writer
 from runner.planner import Quoter
-from runner.provider import Made
+from runner.provider import Made, Upload
 from runner.provider.decode import Sink
 from runner.rules import retry
 from runner.rules.breaker import Breaker
@@ -25,7 +25,7 @@ from runner.rules.budget import Budget
 from runner.rules.concurrency import Places
 from runner.rules.pacing import Heard, Pace, TokenMeter
 from runner.store import Store
-from runner.tasks import ImageRequest
+from runner.tasks import ImageRequest, Source
 
 LEAD_S = 0.1
 """How long before its instant a request is put on record: longer than a disk mostly takes to flush."""
@@ -43,9 +43,19 @@ class Generator(Protocol):
         model: str,
         sink: Sink,
         on_headers: Callable[[Mapping[str, Heard]], None],
+        uploads: Sequence[Upload] = (),
     ) -> Made:
         """One request for one image; see `provider.Client.generate`."""
         ...
+
+
+Inputs = Callable[[Sequence[Source]], Sequence[Upload]]
+"""The files to send for these sources. Blocking. Raises InputError: one of them is gone, or shows something else."""
+
+
+def no_inputs(sources: Sequence[Source]) -> Sequence[Upload]:
+    """For a job in which nothing starts from an image."""
+    raise InputError(f"nobody knows where {len(sources)} images are that go with a request")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,8 @@ class Settings:
     limit: int | None = None
     hold_doubt: bool = False
     most_concurrency: int | None = None
+    counts_inputs: bool = False
+    """Whether the provider counts the images of an edit against the images a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,7 @@ class Turn:
     at: float
     costs: Mapping[str, float]
     quoted_tokens: int
+    uploads: Sequence[Upload] = ()
 
 
 @dataclass(slots=True)
@@ -104,6 +117,7 @@ class Shared:
     jitter: Callable[[], float]
     end: Callable[[RunnerError, str], None]
     places: Places
+    inputs: Inputs
     meter: TokenMeter = field(default_factory=TokenMeter)
     scopes: set[anyio.CancelScope] = field(default_factory=set)
     waiting: set[anyio.CancelScope] = field(default_factory=set)
@@ -126,6 +140,6 @@ class Again:
     delay_s: float
 
 
-def kind_of(request: ImageRequest, model: str) -> tuple[str, str, str]:
-    """What requests have in common that take about as many tokens."""
-    return model, request.size, request.quality
+def kind_of(request: ImageRequest, model: str) -> tuple[str, str, str, bool]:
+    """What requests have in common whose tokens are quoted about as well."""
+    return model, request.size, request.quality, request.edit is not None

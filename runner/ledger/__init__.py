@@ -1,7 +1,8 @@
 """The sole owner of the database: tables, migrations, queries.
 
-Owns what is on record: jobs, runs, tasks, attempts, assets. Refuses to know files, requests and prices; rows never
-leave the package, and every figure in it is written by the operations in `attempts` and `enrol`.
+Owns what is on record: jobs, runs, tasks, what they start from, attempts, assets, renditions. Refuses to know files,
+requests and prices; rows never leave the package, and every figure in it is written by the operations in `attempts`,
+`enrol` and `edits`.
 """
 
 from runner.ledger.database import locate
@@ -19,10 +20,13 @@ from runner.ledger.types import (
     Orphan,
     Paid,
     Recorded,
+    Rendition,
     Reusable,
     RunStart,
+    Seen,
     Spending,
     Todo,
+    Wanting,
 )
 from runner.ledger.writer import Steps, Writer
 
@@ -39,13 +43,16 @@ __all__ = [
     "Orphan",
     "Paid",
     "Recorded",
+    "Rendition",
     "Reusable",
     "RunStart",
     "Scratch",
+    "Seen",
     "Sieve",
     "Spending",
     "Steps",
     "Todo",
+    "Wanting",
     "Writer",
     "locate",
 ]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 
+from runner.ledger import edits
 from runner.ledger.enrol import file_of
 from runner.ledger.queries import request_of, with_request
 from runner.ledger.tables import metadata
@@ -66,7 +67,7 @@ def paid(connection: sa.Connection, asset_ids: Sequence[int]) -> list[Paid]:
     """What these assets were asked for and have cost; one that was reused costs what its origin did."""
     origin = _assets.alias("origin")
     rows = connection.execute(
-        with_request()
+        with_request(edits=edits.known(connection))
         .add_columns(
             _assets.c.id.label("asset_id"),
             _assets.c.simulated,

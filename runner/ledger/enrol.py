@@ -31,6 +31,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from runner.errors import InputError, LedgerError
+from runner.ledger import edits
 from runner.ledger.tables import metadata
 from runner.ledger.types import File, Job, Misplaced, Reusable, status_of
 from runner.planner import CHUNK, Known, chunks
@@ -54,11 +55,13 @@ _ADD_PROMPT = "INSERT INTO prompts (digest, text) VALUES (?, ?) ON CONFLICT (dig
 # A key that is there already is found by the count at the end.
 _ADD_TASK = """
     INSERT INTO tasks (job_id, key, revision, position, status, prompt_id, prompt_row, model, size, quality,
-                       background, output_format, output_compression, moderation, sample, variant, name)
-    VALUES (?, ?, ?, ?, 'planned', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                       background, output_format, output_compression, moderation, sample, variant, name, edit_row)
+    VALUES (?, ?, ?, ?, 'planned', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (key, job_id) DO NOTHING
 """
-_MOVE_TASK = "UPDATE tasks SET revision = ?, position = ?, prompt_id = ?, variant = ?, name = ? WHERE id = ?"
+_MOVE_TASK = (
+    "UPDATE tasks SET revision = ?, position = ?, prompt_id = ?, variant = ?, name = ?, edit_row = ? WHERE id = ?"
+)
 
 Row = tuple[Any, ...]
 """The values of `_ADD_TASK`, in its order."""
@@ -113,7 +116,11 @@ class Enrolment:
         """The row of each text of a chunk, put on record if need be."""
         return _prompt_rows(connection, {task.request.prompt for task in tasks})
 
-    def rows(self, tasks: Sequence[Task], prompts: Mapping[str, int]) -> list[Row]:
+    def starts(self, connection: sa.Connection, tasks: Sequence[Task]) -> Mapping[edits.What, int]:
+        """The row of what each task of a chunk starts from, put on record if need be."""
+        return edits.record(connection, self._job_id, tasks)
+
+    def rows(self, tasks: Sequence[Task], prompts: Mapping[str, int], starts: Mapping[edits.What, int]) -> list[Row]:
         """A chunk as rows, worked out while the ledger is not held."""
         job_id, revision, first = self._job_id, self.revision, self.wanted
         self.wanted += len(tasks)
@@ -138,6 +145,7 @@ class Enrolment:
                     task.sample,
                     self._variants.get(task.variant) or self._variant(task.variant),
                     task.name,
+                    starts[request.edit, task.composite] if request.edit is not None else None,
                 )
             )
         return rows
@@ -197,7 +205,8 @@ class Enrolment:
 
     def _keep(self, connection: sa.Connection, known: Sequence[tuple[Row, int, bool]]) -> None:
         moves = [
-            ((self.revision, row[3], row[4], row[14], row[15], task_id), at_once) for row, task_id, at_once in known
+            ((self.revision, row[3], row[4], row[14], row[15], row[16], task_id), at_once)
+            for row, task_id, at_once in known
         ]
         now = [move for move, at_once in moves if at_once]
         if now:
@@ -212,12 +221,12 @@ class Staged:
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("PRAGMA cache_size = -4096")
-        self._database.execute("CREATE TABLE moves (revision, position, prompt_id, variant, name, task_id)")
+        self._database.execute("CREATE TABLE moves (revision, position, prompt_id, variant, name, edit_row, task_id)")
         self._database.execute("BEGIN")
 
     def add(self, moves: Sequence[Row]) -> None:
         """Keep these, each with the values of `_MOVE_TASK`."""
-        self._database.executemany("INSERT INTO moves VALUES (?, ?, ?, ?, ?, ?)", moves)
+        self._database.executemany("INSERT INTO moves VALUES (?, ?, ?, ?, ?, ?, ?)", moves)
 
     def pages(self) -> Iterator[list[Row]]:
         """All of them, in pages."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runner.ledger import attempts, audit, enrol, queries
+from runner.ledger import attempts, audit, edits, enrol, queries
 from runner.ledger.database import Database, open_database
 from runner.ledger.lock import job_lock
 from runner.ledger.soundness import look_at_file
@@ -28,10 +28,13 @@ from runner.ledger.types import (
     Orphan,
     Paid,
     Recorded,
+    Rendition,
     Reusable,
     RunStart,
+    Seen,
     Spending,
     Todo,
+    Wanting,
 )
 from runner.ledger.writer import Writer
 from runner.planner import CHUNK, Known, Lookup, chunks
@@ -128,7 +131,8 @@ class Ledger:
                 for chunk in chunks(tasks, ENROLLED):
                     with write() as connection:
                         prompts = enrolment.prompts(connection, chunk)
-                    rows = enrolment.rows(chunk, prompts)
+                        starts = enrolment.starts(connection, chunk)
+                    rows = enrolment.rows(chunk, prompts, starts)
                     with write() as connection:
                         enrolment.add(connection, rows)
                 with write() as connection:
@@ -366,6 +370,54 @@ class Ledger:
         """An asset lies elsewhere now."""
         with self._database.write() as connection:
             attempts.asset_moved(connection, asset_id, path)
+
+    # -- edits ----------------------------------------------------------------------------------
+
+    def has_inputs(self, job: Job) -> bool:
+        """Whether anything that the job wants starts, or once started, from an image."""
+        with self._database.read() as connection:
+            return edits.has_inputs(connection, job.id)
+
+    def newest_asset(self) -> int:
+        """The newest asset of any job; 0 without one."""
+        with self._database.read() as connection:
+            return edits.newest_asset(connection)
+
+    def wanting(self, job: Job, after_asset: int, limit: int) -> list[Wanting]:
+        """Done tasks that lack their composite, by asset, from after `after_asset`."""
+        with self._database.read() as connection:
+            return edits.wanting(connection, job.id, job.revision, after_asset, limit)
+
+    def rendered(self, item: Wanting, made: Rendition, *, now_ms: int) -> None:
+        """A composite lies at its path, durably."""
+        with self._database.write() as connection:
+            edits.rendered(connection, item, made, now_ms=now_ms)
+
+    def renditions(self, job: Job) -> Iterator[list[tuple[int, str, int]]]:
+        """(id, path, bytes) of every file that was derived for the job, in pages."""
+        last = 0
+        while True:
+            with self._database.read() as connection:
+                page = edits.renditions(connection, job.id, last, CHUNK)
+            if not page:
+                return
+            last = page[-1][0]
+            yield page
+
+    def forget(self, rendition_ids: Sequence[int]) -> None:
+        """These derived files are not there any more: they are wanted again."""
+        with self._database.write() as connection:
+            edits.forget(connection, rendition_ids)
+
+    def is_rendition(self, path: str, *, but_task: int) -> bool:
+        """Whether a rendition of another task is on record at `path`."""
+        with self._database.read() as connection:
+            return edits.is_rendition(connection, path, but_task)
+
+    def seen_edits(self, *, simulated: bool, limit: int = 200) -> list[Seen]:
+        """What the newest edits took, whichever job they were of."""
+        with self._database.read() as connection:
+            return edits.seen(connection, simulated=simulated, limit=limit)
 
     # -- asked by a person ----------------------------------------------------------------------
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from runner.ledger import edits
 from runner.ledger.tables import metadata
 from runner.ledger.types import By, Job, Orphan, Spending, Todo, status_of
-from runner.tasks import NOT_SENT, REQUEST_FIELDS, ImageRequest, Status
+from runner.tasks import NOT_SENT, REQUEST_FIELDS, ImageRequest, Source, Status
 
 _jobs = metadata.tables["jobs"]
 _runs = metadata.tables["runs"]
@@ -21,8 +22,11 @@ _prompts = metadata.tables["prompts"]
 _tasks = metadata.tables["tasks"]
 _attempts = metadata.tables["attempts"]
 _assets = metadata.tables["assets"]
+_edits = metadata.tables["edits"]
+_renditions = metadata.tables["renditions"]
 
 DAY_MS = 86_400_000
+_MOST_KEPT = 1000
 
 
 def statuses(connection: sa.Connection, job: Job) -> dict[Status, int]:
@@ -62,7 +66,21 @@ def todo(connection: sa.Connection, job: Job, after_position: int, limit: int) -
         .order_by(_tasks.c.position)
         .limit(limit)
     )
-    return [Todo(row.id, row.position, row.key, row.prompt_id, row.sample, request_of(row), row.name) for row in rows]
+    found = [(row, request_of(row)) for row in rows]
+    sources = edits.sources_of(connection, job.id, (request.edit for _, request in found))
+    return [
+        Todo(
+            row.id,
+            row.position,
+            row.key,
+            row.prompt_id,
+            row.sample,
+            request,
+            row.name,
+            () if request.edit is None else sources[request.edit],
+        )
+        for row, request in found
+    ]
 
 
 def orphans(connection: sa.Connection, job: Job, limit: int) -> list[Orphan]:
@@ -213,7 +231,10 @@ def costs(connection: sa.Connection, by: By, job: Job | None) -> list[dict[str, 
 
 
 def export(connection: sa.Connection, job: Job) -> Iterator[dict[str, Any]]:
-    """Every wanted task with its asset and what its attempts cost, in the manifest's order, as a stream."""
+    """Every wanted task with its asset and what its attempts cost, in the manifest's order, as a stream.
+
+    `sources` are those of an edit's images, and with `has_mask` that of its mask after them.
+    """
     tried = (
         sa.select(
             _attempts.c.task_id,
@@ -222,6 +243,7 @@ def export(connection: sa.Connection, job: Job) -> Iterator[dict[str, Any]]:
             sa.func.sum(_attempts.c.doubt_microusd).label("in_doubt_microusd"),
             sa.func.sum(_attempts.c.input_tokens).label("input_tokens"),
             sa.func.sum(_attempts.c.output_tokens).label("output_tokens"),
+            sa.func.sum(_attempts.c.input_image_tokens).label("input_image_tokens"),
             sa.func.max(_attempts.c.id).label("last"),
         )
         .where(_attempts.c.job_id == job.id)
@@ -229,7 +251,9 @@ def export(connection: sa.Connection, job: Job) -> Iterator[dict[str, Any]]:
         .subquery()
     )
     last = _attempts.alias("last_attempt")
-    rows = connection.execution_options(stream_results=True, yield_per=500).execute(
+    knows_edits = edits.known(connection)
+    composite: sa.ColumnElement[Any] = _renditions.c.path if knows_edits else sa.null()
+    query = (
         sa.select(
             sa.literal(job.name).label("job"),
             _tasks.c.key,
@@ -253,7 +277,10 @@ def export(connection: sa.Connection, job: Job) -> Iterator[dict[str, Any]]:
             sa.func.coalesce(tried.c.cost_microusd, 0).label("cost_microusd"),
             sa.func.coalesce(tried.c.in_doubt_microusd, 0).label("in_doubt_microusd"),
             tried.c.input_tokens,
+            tried.c.input_image_tokens,
             tried.c.output_tokens,
+            (_edits.c.spec if knows_edits else sa.null()).label("spec"),
+            composite.label("composite"),
             last.c.price_version,
             last.c.request_id,
             last.c.latency_ms,
@@ -267,8 +294,22 @@ def export(connection: sa.Connection, job: Job) -> Iterator[dict[str, Any]]:
         .where(_tasks.c.job_id == job.id, _tasks.c.revision == job.revision)
         .order_by(_tasks.c.position)
     )
+    if knows_edits:
+        is_its = sa.and_(_renditions.c.task_id == _tasks.c.id, _renditions.c.kind == edits.COMPOSITE)
+        query = query.outerjoin(_edits, _edits.c.id == _tasks.c.edit_row).outerjoin(_renditions, is_its)
+    rows = connection.execution_options(stream_results=True, yield_per=500).execute(query)
+    sources: dict[str, tuple[Source, ...]] = {}
     for row in rows.mappings():
-        yield dict(row)
+        found = dict(row)
+        spec = found.pop("spec")
+        edit = None if spec is None else edits.edit_of(spec)
+        if edit is not None and spec not in sources:
+            if len(sources) >= _MOST_KEPT:
+                sources.clear()
+            sources |= {spec: edits.sources_of(connection, job.id, [edit])[edit]}
+        found["sources"] = sources.get(spec, ())
+        found["has_mask"] = edit is not None and edit.mask is not None
+        yield found
 
 
 def problems(connection: sa.Connection, job: Job, limit: int) -> list[dict[str, Any]]:
@@ -315,9 +356,10 @@ def requests(connection: sa.Connection, run_id: int) -> tuple[int, int]:
     return int(count) - int(unsent or 0), int(images)
 
 
-def with_request() -> sa.Select[Any]:
-    """Tasks with the columns that `request_of` needs."""
-    return sa.select(
+def with_request(*, edits: bool = True) -> sa.Select[Any]:
+    """Tasks with the columns that `request_of` needs; without `edits`, as a ledger has them that knows none."""
+    spec: sa.ColumnElement[Any] = _edits.c.spec if edits else sa.null().label("spec")
+    query = sa.select(
         _tasks.c.id,
         _tasks.c.position,
         _tasks.c.key,
@@ -325,13 +367,16 @@ def with_request() -> sa.Select[Any]:
         _tasks.c.sample,
         _tasks.c.name,
         _prompts.c.text,
+        spec,
         *(_tasks.c[name] for name in REQUEST_FIELDS),
     ).join(_prompts, _prompts.c.id == _tasks.c.prompt_row)
+    return query.outerjoin(_edits, _edits.c.id == _tasks.c.edit_row) if edits else query
 
 
 def request_of(row: sa.Row[Any]) -> ImageRequest:
     """What a task asks for, from a row of `with_request`."""
-    return ImageRequest(prompt=row.text, **{name: getattr(row, name) for name in REQUEST_FIELDS})
+    edit = None if row.spec is None else edits.edit_of(row.spec)
+    return ImageRequest(prompt=row.text, edit=edit, **{name: getattr(row, name) for name in REQUEST_FIELDS})
 
 
 def _sum(column: Any) -> sa.ColumnElement[Any]:

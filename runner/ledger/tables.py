@@ -79,6 +79,31 @@ class PromptRow(SQLModel, table=True):
     text: str = Field(sa_column=_text())
 
 
+class EditRow(SQLModel, table=True):
+    """What tasks start from, kept once however many do; `digest` is SHA-256 of `spec` and `composite`, in hex.
+
+    `spec` (JSON) is part of the tasks' keys: identities and sizes of the images and of the mask. `composite` is how the
+    answers are pasted onto the original; NULL where they are not.
+    """
+
+    __tablename__ = "edits"
+    id: int | None = Field(default=None, primary_key=True)
+    digest: str = Field(sa_column=Column(Text, nullable=False, unique=True))
+    spec: str = Field(sa_column=_text())
+    composite: str | None = Field(default=None, sa_column=_text(nullable=True))
+
+
+class InputRow(SQLModel, table=True):
+    """Where a job finds an input of this identity, and how that is made of the file (`recipe`, JSON)."""
+
+    __tablename__ = "inputs"
+    __table_args__ = (UniqueConstraint("job_id", "identity", name="uq_inputs_job_identity"),)
+    id: int | None = Field(default=None, primary_key=True)
+    job_id: int = Field(foreign_key="jobs.id")
+    identity: str = Field(sa_column=_text())
+    recipe: str = Field(sa_column=_text())
+
+
 class TaskRow(SQLModel, table=True):
     """One image that is, or once was, wanted by a job. It is wanted now when `revision` is the job's."""
 
@@ -109,6 +134,8 @@ class TaskRow(SQLModel, table=True):
     name: str = Field(sa_column=_text())
     error_code: str | None = Field(default=None, sa_column=_text(nullable=True))
     error_message: str | None = Field(default=None, sa_column=_text(nullable=True))
+    edit_row: int | None = Field(default=None, foreign_key="edits.id")
+    """NULL for an image that starts from nothing."""
 
 
 class AttemptRow(SQLModel, table=True):
@@ -134,6 +161,7 @@ class AttemptRow(SQLModel, table=True):
             "ix_attempts_doubt", "doubt_microusd IS NOT NULL", "job_id", "simulated", "ended_ms", "doubt_microusd"
         ),
         _partial("ix_attempts_unsent", f"error_code = '{NOT_SENT}'", "run_id", "error_code"),
+        _partial("ix_attempts_edits", "input_image_tokens > 0", "simulated", "id"),
         # What a dead run left open is found without looking at anything else.
         _partial("ix_attempts_open", "outcome IS NULL", "job_id"),
     )
@@ -193,6 +221,30 @@ class AssetRow(SQLModel, table=True):
     has_c2pa: bool
     model: str
     simulated: bool
+    created_ms: int = Field(sa_column=_big())
+
+
+class RenditionRow(SQLModel, table=True):
+    """A file that was derived from an asset, and can be made again for nothing. `path` is as that of an asset.
+
+    It is up to date while `recipe`, `asset_sha256` and `task_name` are what they would be now.
+    """
+
+    __tablename__ = "renditions"
+    __table_args__ = (
+        UniqueConstraint("task_id", "kind", name="uq_renditions_task_kind"),
+        CheckConstraint("bytes > 0", name="ck_renditions_bytes"),
+        Index("ix_renditions_path", "path"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    task_id: int = Field(foreign_key="tasks.id")
+    kind: str
+    recipe: str
+    asset_sha256: str
+    task_name: str = Field(sa_column=_text())
+    path: str = Field(sa_column=_text())
+    sha256: str
+    bytes: int = Field(sa_column=_big())
     created_ms: int = Field(sa_column=_big())
 
 

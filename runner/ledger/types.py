@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from runner.errors import Usage
-from runner.tasks import ImageRequest, Status
+from runner.tasks import Edit, ImageRequest, Source, Status
 
 By = Literal["job", "day", "model", "size", "quality"]
 """What spending can be grouped by."""
@@ -64,6 +64,8 @@ class Todo:
     sample: int
     request: ImageRequest
     name: str
+    sources: tuple[Source, ...] = ()
+    """Those of the edit's images, and its mask's after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,41 @@ class Misplaced:
     name: str
     asset_id: int
     file: File
+
+
+@dataclass(frozen=True, slots=True)
+class Wanting:
+    """A done task whose composite is not there or not up to date; `old_path` is that of one that is to be replaced.
+
+    `digest` is that of `recipe` among other things, and is put on record with what was made.
+    """
+
+    asset_id: int
+    task_id: int
+    name: str
+    path: str
+    sha256: str
+    digest: str
+    recipe: str
+    old_path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendition:
+    """A file that was derived from an asset. `path` is relative to the output folder."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an edit took: the model that was asked, what it started from, and the image tokens that were billed."""
+
+    model: str
+    edit: Edit
+    input_image_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

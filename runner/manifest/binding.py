@@ -10,22 +10,26 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from runner.catalog import Catalog
+from runner.manifest.editing import edit_data
+from runner.manifest.materials import Materials
 from runner.manifest.matrix import Combination
 from runner.manifest.naming import prompt_id, safe_part, short_hash, slug
+from runner.manifest.pictures import stem_of
 from runner.manifest.problems import UNPRINTABLE, Path, Wrong
-from runner.manifest.schema import FilePrompt, PromptSettings, TextPrompt
+from runner.manifest.schema import FilePrompt, Matrix, PromptSettings, TextPrompt
 from runner.manifest.template import Template, compile_template
 from runner.manifest.tree import Document
-from runner.manifest.values import Value, text_of
+from runner.manifest.values import INPUT_AXES, Value, text_of
 from runner.tasks import API_DEFAULTS, REQUEST_FIELDS
 
 if TYPE_CHECKING:
+    from runner.inputs import Inputs
     from runner.manifest.schema import Manifest
     from runner.manifest.sources import Row
 
@@ -33,6 +37,7 @@ MAX_VAR_COMBINATIONS = 10_000
 LATE_NAMES = ("prompt_id", "sample", "index", "key8")
 """Variables of a name that differ between tasks of one combination."""
 
+_JSON = json.JSONEncoder(ensure_ascii=False).encode
 _MARKUP = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_LOOKED_AT = 4000
@@ -46,7 +51,7 @@ class Cell:
     fields: dict[str, Value]
     paths: dict[str, Path]
     own: dict[str, Value]
-    """The own variables of the combination."""
+    """The own variables of the combination, images and masks among them."""
 
     def template_values(self) -> dict[str, Value]:
         """The fields and own variables, for templates."""
@@ -75,6 +80,14 @@ class Prepared:
     """Variables with several values, each value with its slug."""
     columns: frozenset[str] = frozenset()
     """Columns of the file that can be variables of the template."""
+    materials: Materials | None = None
+    """What its tasks start from; None in a manifest without edits."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether its tasks differ from those of other prompts in more than text and variables."""
+        by_row = self.materials is not None and self.materials.by_row
+        return bool(self.prompt.settings.model_fields_set or self.prompt.edit.model_fields_set or by_row)
 
     @property
     def used(self) -> frozenset[str]:
@@ -110,6 +123,8 @@ class Prepared:
         text = self.prompt.text.strip()
         used = {name: text_of(value) for name, value in self.scalars.items() if name in self.used}
         identity = text if not used else text + "\0" + json.dumps(used, sort_keys=True)
+        if self.prompt.edit.model_fields_set:
+            identity += "\0edit" + self._own_edit
         return prompt_id(_MARKUP.sub(" ", text[:_MOST_LOOKED_AT]), identity)
 
     def row_prompt_id(self, row: Row, instance: Instance) -> str:
@@ -123,7 +138,20 @@ class Prepared:
             kept = {c: text for c, text in sorted(used.items()) if "row" in self.used or c in self.used}
             identity = json.dumps([self.prompt.template, row.text, kept], ensure_ascii=False)
             words = row.text or " ".join(kept.values())
+        if row.image or row.mask or self.prompt.edit.model_fields_set:
+            identity = _JSON([identity, row.image, row.mask, self._own_edit])
         return _with_suffix(prompt_id(words, identity), instance.suffix)
+
+    @property
+    def _own_edit(self) -> str:
+        """What tells the prompt from one of the same text that starts from something else: files, not their globs."""
+        if not self.prompt.edit.model_fields_set:
+            return "{}"
+        data = edit_data(self.prompt.edit)
+        for key in ("images", "references"):
+            if data.get(key) and self.materials is not None:
+                data[key] = [named.name for named in getattr(self.materials, key)]
+        return json.dumps(data, sort_keys=True, ensure_ascii=False)
 
     def row_values(self, row: Row) -> dict[str, Any]:
         """A row's columns as variables: those with a plain name, `text`, and all of them under `row`."""
@@ -163,9 +191,14 @@ def _with_suffix(base: str, suffix: str) -> str:
 
 
 def prepare(
-    manifest: Manifest, path: Path, prompt: TextPrompt | FilePrompt, known: list[str], columns: list[str]
+    manifest: Manifest,
+    path: Path,
+    prompt: TextPrompt | FilePrompt,
+    known: list[str],
+    columns: list[str],
+    start: Materials | None,
 ) -> Prepared:
-    """Compile one entry of `prompts`; `known` are the variables that every prompt has.
+    """Compile one entry of `prompts`; `known` are the variables that it has beside its own, `start` its images.
 
     Raises:
         Wrong: its template is not valid; the path is from the top of the manifest.
@@ -186,7 +219,7 @@ def prepare(
             at_key=True,
         )
     usable = [name for name in columns if _IDENTIFIER.fullmatch(name)]
-    prepared = Prepared(path, prompt, None, scalars, lists, frozenset(usable))
+    prepared = Prepared(path, prompt, None, scalars, lists, frozenset(usable), start)
     source = prompt.text if isinstance(prompt, TextPrompt) else prompt.template
     if source is not None:
         more = ["text", "row", *usable] if isinstance(prompt, FilePrompt) else []
@@ -251,6 +284,19 @@ class Binding:
     models: dict[str, Path] = field(default_factory=dict)
     shared_cells: list[Cell] = field(default_factory=list)
     """The cells of every prompt without settings of its own."""
+    matrix: Matrix = field(default_factory=Matrix)
+    """The manifest's, with files in place of globs."""
+    globs: dict[str, list[str]] = field(default_factory=dict)
+    """The files that each glob of an `edit` stood for."""
+    _inputs: Inputs | None = None
+
+    def inputs(self) -> Inputs:
+        """The images that the manifest names; made by the first edit."""
+        if self._inputs is None:
+            from runner.inputs import Inputs
+
+            self._inputs = Inputs(self.base_dir)
+        return self._inputs
 
     def file_path(self, prompt: FilePrompt) -> FilePath:
         """Where a prompt file lies."""
@@ -271,11 +317,19 @@ class Binding:
         return self.shared_cells
 
 
-def default_name(axes: dict[str, int]) -> str:
-    """The template of names that tells every combination apart; `axes` counts the values of each axis."""
-    more = [name for name, count in axes.items() if count > 1 and name not in ("size", "quality")]
+def default_name(axes: dict[str, dict[str, Value]]) -> str:
+    """The template of names that tells every combination apart; `axes` has the values of each axis by their text."""
+    more = [
+        f"{name}.stem" if name in INPUT_AXES and _stems_differ(values.values()) else name
+        for name, values in axes.items()
+        if len(values) > 1 and name not in ("size", "quality")
+    ]
     parts = ["size", "quality", *more, "sample"]
     return "{{ prompt_id }}/" + "-".join(f"{{{{ {part} }}}}" for part in parts)
+
+
+def _stems_differ(values: Collection[Value]) -> bool:
+    return len({safe_part(stem_of(value)).lower() for value in values}) == len(values)
 
 
 def check_length(text: str, most: int, who: str) -> None:

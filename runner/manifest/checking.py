@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 
-from runner.catalog import Catalog
+from runner.catalog import Catalog, Model
 from runner.errors import InputError, ManifestError
 from runner.manifest import sources
 from runner.manifest.binding import (
@@ -22,14 +22,16 @@ from runner.manifest.binding import (
     default_name,
     prepare,
 )
-from runner.manifest.judging import find_model, judge
+from runner.manifest.checking_edits import EditCheck
+from runner.manifest.judging import Verdict, find_model, judge, judge_edit
+from runner.manifest.materials import Materials
 from runner.manifest.matrix import axis_names, combinations, own_axes
 from runner.manifest.naming import check_path, extension, safe_part
 from runner.manifest.problems import Path, Problem, Wrong, nearest, raise_for, suggest
 from runner.manifest.schema import FilePrompt, Manifest, TextPrompt
 from runner.manifest.template import compile_template
 from runner.manifest.tree import Document
-from runner.manifest.values import text_of
+from runner.manifest.values import INPUT_AXES, Value, text_of
 from runner.tasks import REQUEST_FIELDS
 
 MAX_RENDERED = 100_000
@@ -59,11 +61,15 @@ class _Check:
         self.done: set[tuple[object, ...]] = set()
         self.rendered = 0
         self.work_chars = 0
+        self.edits = EditCheck(manifest, binding, self._add, lambda error: self.problems.append(_as_problem(error)))
 
     def run(self) -> None:
         self._names_of_the_catalog()
+        written = self.edits.matrix()
+        if written is None:
+            return
         try:
-            self.binding.combinations = combinations(self.manifest.matrix)
+            self.binding.combinations = combinations(self.binding.matrix, written)
         except Wrong as wrong:
             self._add(wrong)
             return
@@ -73,6 +79,7 @@ class _Check:
         if self._too_many():
             return
         self._fields()
+        self.edits.run(self.binding.prepared, self._cells)
         if not self.problems:
             self._identical_requests()
             self._texts()
@@ -85,8 +92,8 @@ class _Check:
         return self.binding.cells(self.manifest, prepared)
 
     def _seen(self, check: str, prepared: Prepared, *more: object) -> bool:
-        """Whether a prompt alike in what `check` looks at was checked before; own settings make it unlike others."""
-        if prepared.prompt.settings.model_fields_set:
+        """Whether a prompt alike in what `check` looks at was checked before; own settings or images make it unlike."""
+        if prepared.is_alone:
             return False
         key = (check, *more)
         if key in self.done:
@@ -129,7 +136,9 @@ class _Check:
                     )
             try:
                 columns = self._columns(prompt) if isinstance(prompt, FilePrompt) else []
-                binding.prepared.append(prepare(manifest, path, prompt, [*own, *REQUEST_FIELDS], columns))
+                start = self.edits.materials(path, prompt)
+                known = [*own, *REQUEST_FIELDS, *self.edits.variables(start, prompt)]
+                binding.prepared.append(prepare(manifest, path, prompt, known, columns, start))
             except ManifestError as error:
                 self.problems.append(_as_problem(error))
             except Wrong as wrong:
@@ -177,20 +186,22 @@ class _Check:
                 continue
             for cell in self._cells(prepared):
                 self.binding.models.setdefault(str(cell.fields["model"]), cell.paths["model"])
-                known = (*cell.fields.values(), *cell.paths.values())
+                edited = prepared.materials if self.edits.can_edit(prepared, cell) else None
+                known = (*cell.fields.values(), *cell.paths.values(), edited)
                 if known not in judged:
                     judged.add(known)
-                    self._judge(cell)
+                    self._judge(cell, edited)
 
-    def _judge(self, cell: Cell) -> None:
+    def _judge(self, cell: Cell, edited: Materials | None) -> None:
         try:
             model = find_model(self.binding.catalog, str(cell.fields["model"]))
         except Wrong as wrong:
             self._add(wrong, cell.paths["model"])
             return
-        bad = list(judge(cell.fields, model))
+        paths = cell.paths if edited is None else {**edited.keys, **cell.paths}
+        bad = _verdicts(cell, edited, model)
         for verdict in bad:
-            self._add(Wrong(verdict.message, hint=verdict.hint), cell.paths[verdict.field])
+            self._add(Wrong(verdict.message, hint=verdict.hint), paths[verdict.field])
         fallback = self.manifest.fallback_model
         if fallback is None or bad:
             return
@@ -198,9 +209,10 @@ class _Check:
             second = find_model(self.binding.catalog, fallback)
         except Wrong:
             return
-        for verdict in judge(cell.fields, second):
+        for verdict in _verdicts(cell, edited, second):
             hint = f"choose what both models make, or another fallback_model; {verdict.hint}"
-            self._add(Wrong(f"for fallback_model: {verdict.message}", hint=hint), cell.paths[verdict.field])
+            place = ("fallback_model",) if verdict.field == "model" else paths[verdict.field]
+            self._add(Wrong(f"for fallback_model: {verdict.message}", hint=hint), place)
 
     def _identical_requests(self) -> None:
         """An axis that changes nothing in the request would pay for one image several times."""
@@ -217,7 +229,8 @@ class _Check:
             seen: dict[tuple[str, ...], Cell] = {}
             if self._seen("requests", prepared, prepared.used):
                 continue
-            used = [name for name in self.binding.axes if name in prepared.used and name not in REQUEST_FIELDS]
+            counting = prepared.used.union(INPUT_AXES).difference(REQUEST_FIELDS)
+            used = [name for name in self.binding.axes if name in counting]
             for cell in self._cells(prepared):
                 request = (
                     *map(text_of, cell.fields.values()),
@@ -283,10 +296,12 @@ class _Check:
         seen: set[tuple[object, ...]] = set()
         cells = self._cells(prepared)
         done = prepared.template.work_chars if prepared.template else 0
-        if len(self.binding.models) == 1 and prepared.used.isdisjoint((*REQUEST_FIELDS, *self.binding.axes)):
+        if len(self.binding.models) == 1 and prepared.used.isdisjoint(
+            (*REQUEST_FIELDS, *INPUT_AXES, *self.binding.axes)
+        ):
             cells = cells[:1]
         for cell in cells:
-            axes = cell.template_values()
+            axes = {**cell.template_values(), **self.edits.values(prepared, cell)}
             key = (cell.fields["model"], *(axes.get(name) for name in prepared.used))
             if key in seen:
                 continue
@@ -305,12 +320,15 @@ class _Check:
 
     def _image_names(self) -> None:
         manifest, binding = self.manifest, self.binding
-        counts: dict[str, set[str]] = {}
+        found: dict[str, dict[str, Value]] = {}
         for combination in binding.combinations:
             for axis in binding.axes:
-                counts.setdefault(axis, set()).add(text_of(combination.values.get(axis)))
-        source = manifest.output.name or default_name({axis: len(values) for axis, values in counts.items()})
+                value = combination.values.get(axis)
+                found.setdefault(axis, {})[text_of(value)] = value
+        source = manifest.output.name or default_name(found)
         known = [*LATE_NAMES, "edition", *REQUEST_FIELDS, *own_axes(binding.axes), *manifest.vars]
+        of_inputs = [name for each in binding.prepared for name in self.edits.variables(each.materials, each.prompt)]
+        known += [name for name in INPUT_AXES if name in of_inputs]
         # A variable of prompts is one of names only if every prompt has it.
         everywhere = [set(prompt.vars) for prompt in manifest.prompts]
         known += [name for name in manifest.prompts[0].vars if all(name in names for names in everywhere)]
@@ -336,8 +354,9 @@ class _Check:
                 continue
             instance = next(prepared.instances())
             for cell in self._cells(prepared):
+                start = self.edits.values(prepared, cell)
                 late = {"prompt_id": "p", "sample": 1, "index": 1, "key8": "00000000"}
-                values = {**instance.variables, **cell.template_values()}
+                values = {**instance.variables, **cell.template_values(), **start}
                 name = name_of(self.binding, self.manifest.edition, values, late)
                 name = f"{name}.{extension(str(cell.fields['output_format']))}"
                 check_path(name)
@@ -349,6 +368,11 @@ class _Check:
                         f"combinations that differ in {axis!r} would get one file name",
                         hint=f"write {{{{ {axis} }}}} into output.name",
                     )
+
+
+def _verdicts(cell: Cell, edited: Materials | None, model: Model) -> list[Verdict]:
+    found = list(judge(cell.fields, model))
+    return found if edited is None else [*found, *judge_edit(cell.fields, edited.fidelity, model)]
 
 
 def problem(document: Document, wrong: Wrong, path: Path = ()) -> Problem:

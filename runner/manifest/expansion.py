@@ -15,11 +15,13 @@ from runner.manifest import sources
 from runner.manifest.binding import LATE_NAMES, Binding, Cell, Instance, Prepared, check_length
 from runner.manifest.checking import problem
 from runner.manifest.naming import check_path, extension, safe_part
+from runner.manifest.pictures import LACKING
 from runner.manifest.problems import Wrong
 from runner.manifest.schema import FilePrompt, Manifest
+from runner.manifest.starting import Starter
 from runner.manifest.template import Simple
-from runner.manifest.values import Value, text_of
-from runner.tasks import REQUEST_FIELDS, ImageRequest, Origin, Task, key_end, key_head, key_middle
+from runner.manifest.values import INPUT_AXES, text_of
+from runner.tasks import REQUEST_FIELDS, ImageRequest, Origin, Source, Task, key_end, key_head, key_middle
 
 _MOST_KEPT = 20_000
 
@@ -29,13 +31,15 @@ class _Ready:
     """A combination with all that does not depend on the prompt's text worked out."""
 
     fields: tuple[Any, ...]
-    values: dict[str, Value]
+    values: dict[str, Any]
     variant: tuple[tuple[str, str], ...]
     name: Callable[[str, int, int, str], str]
     """From the prompt's id, the sample, the index and the key."""
     key_middle: bytes
     max_chars: int
     model: str
+    sources: tuple[Source, ...]
+    composite: str | None
 
 
 def name_of(binding: Binding, edition: str | None, values: Mapping[str, Any], late: Mapping[str, Any]) -> str:
@@ -45,7 +49,7 @@ def name_of(binding: Binding, edition: str | None, values: Mapping[str, Any], la
         Wrong: the template fails.
     """
     assert binding.name is not None
-    lacking = dict.fromkeys(binding.axes, "none")
+    lacking = {**dict.fromkeys(binding.axes, "none"), **LACKING}
     return binding.name.render({**lacking, **values, "edition": edition or "none", **late})
 
 
@@ -58,34 +62,39 @@ def expand(manifest: Manifest, *, simulated: bool) -> Iterator[Task]:
         for sample in range(1, manifest.samples + 1)
     ]
     plain: dict[str, list[_Ready]] = {}
+    starter = Starter(binding.inputs)
     for prepared in binding.prepared:
         cells = binding.cells(manifest, prepared)
         prompt = prepared.prompt
-        kept = plain if not prompt.vars and not prompt.settings.model_fields_set else {}
-        for instance, prompt_id, values, fixed, origin in _prompts(binding, prepared):
+        kept = plain if not prompt.vars and not prepared.is_alone else {}
+        kept_for: tuple[str, str] | None = None
+        by_row = prepared.materials is not None and prepared.materials.by_row
+        for instance, prompt_id, values, fixed, origin, row in _prompts(binding, prepared):
+            if by_row and row is not None and kept_for != (row.image, row.mask):
+                kept, kept_for = {}, (row.image, row.mask)
             ready = kept.get(instance.suffix)
-            if ready is None:
-                ready = [_make_ready(manifest, cell, instance) for cell in cells]
-                if len(kept) * len(cells) > _MOST_KEPT:
-                    kept.clear()
-                kept[instance.suffix] = ready
             try:
+                if ready is None:
+                    ready = [_make_ready(manifest, prepared, cell, instance, starter, row) for cell in cells]
+                    if len(kept) * len(cells) > _MOST_KEPT:
+                        kept.clear()
+                    kept[instance.suffix] = ready
                 for task in _tasks(manifest, prepared, ready, instance, prompt_id, values, fixed, origin, ends, count):
                     count += 1
                     yield task
             except Wrong as wrong:
-                raise _row_error(binding, prepared, wrong, origin) from None
+                raise row_error(binding, prepared, wrong, origin) from None
 
 
 def _prompts(
     binding: Binding, prepared: Prepared
-) -> Iterator[tuple[Instance, str, dict[str, Any], str | None, Origin]]:
-    """(instance, prompt id, a row's variables, its text if that is sent as it is, origin) of every prompt."""
+) -> Iterator[tuple[Instance, str, dict[str, Any], str | None, Origin, sources.Row | None]]:
+    """(instance, prompt id, a row's variables, its text if that is sent as it is, origin, row) of every prompt."""
     instances = list(prepared.instances())
     if not isinstance(prepared.prompt, FilePrompt):
         origin = binding.document.origin(prepared.path)
         for instance in instances:
-            yield instance, prepared.text_prompt_id(instance), {}, None, origin
+            yield instance, prepared.text_prompt_id(instance), {}, None, origin, None
         return
     path = binding.file_path(prepared.prompt)
     source = str(path)
@@ -95,7 +104,7 @@ def _prompts(
             values = prepared.row_values(row) if prepared.template else {}
             text = None if prepared.template else row.text
             for instance in instances:
-                yield instance, prepared.row_prompt_id(row, instance), values, text, origin
+                yield instance, prepared.row_prompt_id(row, instance), values, text, origin, row
     except Wrong as wrong:
         raise problem(binding.document, wrong, prepared.path).error() from None
 
@@ -128,22 +137,26 @@ def _tasks(
             key = digest.hexdigest()
             name = one.name(prompt_id, sample, count, key)
             check_path(name)
-            yield Task(key, prompt_id, sample, request, one.variant, name, origin)
+            yield Task(key, prompt_id, sample, request, one.variant, name, origin, one.sources, one.composite)
 
 
 def _depends(manifest: Manifest, prepared: Prepared) -> bool:
     """Whether the text differs between combinations."""
-    return any(name in prepared.used for name in (*REQUEST_FIELDS, *manifest.binding.axes))
+    return any(name in prepared.used for name in (*REQUEST_FIELDS, *INPUT_AXES, *manifest.binding.axes))
 
 
-def _make_ready(manifest: Manifest, cell: Cell, instance: Instance) -> _Ready:
+def _make_ready(
+    manifest: Manifest, prepared: Prepared, cell: Cell, instance: Instance, starter: Starter, row: sources.Row | None
+) -> _Ready:
     binding = manifest.binding
-    values = cell.template_values()
+    start = starter.start(prepared.materials, cell.own, cell.paths, row)
+    values: dict[str, Any] = cell.template_values()
     variant = [(axis, text_of(values[axis])) for axis in binding.axes if axis in values]
+    values |= start.values
     variant += [(name, text_of(value)) for name, value in instance.lists.items()]
     model = str(cell.fields["model"])
     ending = "." + extension(str(cell.fields["output_format"]))
-    fields: tuple[Any, ...] = tuple(cell.fields[name] for name in REQUEST_FIELDS)
+    fields: tuple[Any, ...] = (*(cell.fields[name] for name in REQUEST_FIELDS), start.edit)
     return _Ready(
         fields=fields,
         values=values,
@@ -152,11 +165,13 @@ def _make_ready(manifest: Manifest, cell: Cell, instance: Instance) -> _Ready:
         key_middle=key_middle(ImageRequest("", *fields)),
         max_chars=binding.max_chars(model, manifest.fallback_model),
         model=model,
+        sources=start.sources,
+        composite=start.composite,
     )
 
 
 def _namer(
-    binding: Binding, edition: str | None, values: dict[str, Value], ending: str
+    binding: Binding, edition: str | None, values: dict[str, Any], ending: str
 ) -> Callable[[str, int, int, str], str]:
     """A function from what is known late to a name: a format string where the template is simple."""
     template = binding.name
@@ -166,7 +181,7 @@ def _namer(
             return name_of(binding, edition, values, _late(prompt_id, sample, index, key)) + ending
 
         return rendered
-    known = {**dict.fromkeys(binding.axes, "none"), **values, "edition": edition or "none"}
+    known = {**dict.fromkeys(binding.axes, "none"), **LACKING, **values, "edition": edition or "none"}
     pieces: list[str] = []
     order: list[str] = []
     for index, part in enumerate(template.parts):
@@ -192,8 +207,11 @@ def _late(prompt_id: str, sample: int, index: int, key: str) -> dict[str, str | 
     return dict(zip(LATE_NAMES, (prompt_id, sample, index, key[:8]), strict=True))
 
 
-def _row_error(binding: Binding, prepared: Prepared, wrong: Wrong, origin: Origin) -> ManifestError:
-    """What fails for one row is told with the row's place; what fails for a prompt, with the manifest's."""
+def row_error(binding: Binding, prepared: Prepared, wrong: Wrong, origin: Origin) -> ManifestError:
+    """The error for a prompt at `origin`.
+
+    What fails for one row is told with the row's place; what fails for a prompt, with the manifest's.
+    """
     if isinstance(prepared.prompt, FilePrompt):
         return ManifestError(wrong.message, source=origin.source, line=origin.line, hint=wrong.hint)
     return problem(binding.document, wrong, () if wrong.path else ("output", "name")).error()

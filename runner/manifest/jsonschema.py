@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.manifest.editing import MASK_MODES, MAX_FEATHER_PX
 from runner.manifest.naming import MAX_PATH_BYTES
 from runner.manifest.schema import Manifest
 from runner.tasks import REQUEST_FIELDS
@@ -35,6 +36,7 @@ def json_schema() -> dict[str, Any]:
         if name != "Matrix":
             _loosen(definition)
     _loosen(schema)
+    _edits(definitions)
     properties = schema["properties"]
     properties["version"] = {"const": 1, "default": 1, "title": "Version", "description": "of the manifest format"}
     properties["vars"] = _variables(properties["vars"], lists=False)
@@ -67,6 +69,47 @@ def _loosen(definition: dict[str, Any]) -> None:
                 one["type"] = list(_TEXT)
 
 
+def _edits(definitions: dict[str, Any]) -> None:
+    """Masks have short forms and shapes of their own, and one path is a list of one."""
+    definitions["MaskEntry"] = _mask()
+    own = definitions["EditSettings"]["properties"]
+    for name in ("images", "references"):
+        own[name]["anyOf"] = [{"type": "string", "minLength": 1}, *own[name]["anyOf"]]
+    own["mask"]["anyOf"] = [{"type": "string", "minLength": 1}, *own["mask"]["anyOf"]]
+    own["feather"]["anyOf"][0] |= {"minimum": 0, "maximum": MAX_FEATHER_PX}
+
+
+def _mask() -> dict[str, Any]:
+    whole = {"type": "integer"}
+    point = {"type": "array", "items": whole, "minItems": 2, "maxItems": 2}
+    return {
+        "title": "Mask",
+        "description": "one of a file, a box and a polygon; pixels are those of the image before `prepare`",
+        "type": "object",
+        "properties": {
+            "file": {"description": "path relative to the manifest", "type": "string", "minLength": 1},
+            "box": {
+                "description": "[x, y, width, height]",
+                "type": "array",
+                "items": {"type": "integer", "minimum": 0},
+                "minItems": 4,
+                "maxItems": 4,
+            },
+            "polygon": {"description": "[[x, y], ...]", "type": "array", "items": point, "minItems": 3},
+            "mask_mode": {"description": "what of the file is to be changed", "enum": list(MASK_MODES)},
+            "resize": {"description": "whether the file may have another size than the image", "type": "boolean"},
+            "feather": {
+                "description": "width of a composite's soft edge, pixels",
+                "type": "integer",
+                "minimum": 0,
+                "maximum": MAX_FEATHER_PX,
+            },
+        },
+        "oneOf": [{"required": ["file"]}, {"required": ["box"]}, {"required": ["polygon"]}],
+        "additionalProperties": False,
+    }
+
+
 def _variables(old: dict[str, Any], *, lists: bool) -> dict[str, Any]:
     value: dict[str, Any] = {"type": _TEXT}
     if lists:
@@ -84,10 +127,27 @@ def _matrix(description: str) -> dict[str, Any]:
     def axis(text: str) -> dict[str, Any]:
         return {"description": text, "anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1}]}
 
+    path = {"type": "string", "minLength": 1}
+    image = {"anyOf": [path, {"type": "array", "items": path, "minItems": 1}]}
+    mask = {"anyOf": [path, {"$ref": "#/$defs/MaskEntry"}]}
+    inputs = {"image": image, "mask": mask}
     axes = {name: axis(_AXES[name]) for name in REQUEST_FIELDS}
-    combination = {"type": "object", "additionalProperties": _SCALAR, "minProperties": 1}
+    axes |= {
+        "image": {
+            "description": "what each task starts from: paths, globs, or lists of those that go into one request",
+            "anyOf": [path, {"type": "array", "items": image, "minItems": 1}],
+        },
+        "mask": {
+            "description": "what is changed of the image: files, globs, boxes or polygons",
+            "anyOf": [*mask["anyOf"], {"type": "array", "items": mask, "minItems": 1}],
+        },
+    }
+    combination = {"type": "object", "properties": inputs, "additionalProperties": _SCALAR, "minProperties": 1}
     group = {
         "type": "object",
+        "properties": {
+            name: {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]} for name, one in inputs.items()
+        },
         "additionalProperties": {"type": "array", "items": _SCALAR, "minItems": 1},
         "minProperties": 1,
     }

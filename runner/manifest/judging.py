@@ -77,6 +77,27 @@ def judge(values: dict[str, Value], model: Model) -> Iterator[Verdict]:
             )
 
 
+def judge_edit(values: dict[str, Value], fidelity: str | None, model: Model) -> Iterator[Verdict]:
+    """Every reason why `model` would not take an edit with these `values` and this `input_fidelity`."""
+    if model.input_tokens is None:
+        yield Verdict("model", f"{model.name} makes no edits", "choose another model, or remove the images")
+        return
+    moderation = values["moderation"]
+    if moderation != "auto":
+        yield Verdict(
+            "moderation",
+            f"moderation {shown(moderation)} is not for edits",
+            "remove it here: the API's edits do not take it",
+        )
+    if fidelity is None or fidelity in model.input_fidelities:
+        return
+    if not model.input_fidelities:
+        yield Verdict("input_fidelity", f"{model.name} takes no input_fidelity", "remove it, or choose another model")
+        return
+    hint = suggest(fidelity, list(model.input_fidelities), what=f"input fidelities of {model.name}")
+    yield Verdict("input_fidelity", f"{model.name} knows no input fidelity {shown(fidelity)}", hint)
+
+
 def _size_hint(model: Model, size: str) -> str:
     hint = suggest(size, ["auto", *model.sizes], what=f"sizes of {model.name}")
     free = model.free_sizes

@@ -26,7 +26,6 @@ from runner.manifest.yamltext import MAX_BYTES, compose, decode, to_data
 
 _LATER = {
     "renditions": "this version makes no renditions yet",
-    "edit": "this version makes no edits yet",
     "notify": "this version sends no notifications yet",
 }
 _WANTED = {

@@ -8,8 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.manifest.editing import image_set, mask_entry
 from runner.manifest.problems import Path, Wrong
-from runner.manifest.values import Value, as_text, as_value, check_variable_name, field_value, kind
+from runner.manifest.values import (
+    INPUT_AXES,
+    Value,
+    as_text,
+    as_value,
+    check_variable_name,
+    field_value,
+    kind,
+    text_of,
+)
 
 
 def scalar_variables(raw: object) -> dict[str, Value]:
@@ -42,22 +52,30 @@ def list_variables(raw: object) -> dict[str, Value | tuple[Value, ...]]:
 def _values(name: str, raw: object, path: Path) -> tuple[Value, ...]:
     """The values of an axis: a list, or one value alone; none twice."""
     if not isinstance(raw, (list, tuple)):
-        return (_at(path, lambda one: field_value(name, one), raw),)
+        return (_at(path, lambda one: _axis_value(name, one), raw),)
     if not raw:
         raise Wrong(f"{name!r} has no values", hint="give it at least one, or remove it", path=path)
     values: list[Value] = []
     seen: set[tuple[type, Value]] = set()
     for index, one in enumerate(raw):
-        value = _at((*path, index), lambda given: field_value(name, given), one)
+        value = _at((*path, index), lambda given: _axis_value(name, given), one)
         if (type(value), value) in seen:
+            told = text_of(value) if name in INPUT_AXES else kind(one)
             raise Wrong(
-                f"{kind(one)} stands twice in {name!r}",
+                f"{told} stands twice in {name!r}",
                 hint="remove one; for several images of one request use `samples`",
                 path=(*path, index),
             )
         seen.add((type(value), value))
         values.append(value)
     return tuple(values)
+
+
+def _axis_value(name: str, raw: object) -> Value:
+    """One value of an axis: a set of images, a mask, or whatever the axis has."""
+    if name not in INPUT_AXES:
+        return field_value(name, raw)
+    return image_set(raw) if name == "image" else mask_entry(raw)
 
 
 def axes_of(raw: object) -> dict[str, tuple[Value, ...]]:
@@ -73,18 +91,25 @@ def zip_group(raw: object) -> dict[str, tuple[Value, ...]]:
     """Axes that advance together: equally many values in each."""
     group = axes_of(raw)
     lengths = {name: len(values) for name, values in group.items()}
-    first = next(iter(lengths), None)
-    if first is None:
+    if not lengths:
         raise Wrong("a zip group without axes", hint="write e.g. `zip: [{size: [...], label: [...]}]`")
+    # What globs stand for is not known yet.
+    if not any(name in INPUT_AXES for name in group):
+        check_lengths(lengths)
+    return group
+
+
+def check_lengths(lengths: dict[str, int], path: Path = ()) -> None:
+    """Raise Wrong unless the axes of a zip group, which stands at `path`, have equally many values."""
+    first = next(iter(lengths))
     for name, length in lengths.items():
         if length != lengths[first]:
             raise Wrong(
                 f"{name!r} has {_count(length)}, and {first!r} has {_count(lengths[first])}",
                 hint="the axes of one zip group advance together: give them equally many",
-                path=(name,),
+                path=(*path, name),
                 at_key=True,
             )
-    return group
 
 
 def combination_of(raw: object) -> dict[str, Value]:
@@ -92,13 +117,13 @@ def combination_of(raw: object) -> dict[str, Value]:
     combination: dict[str, Value] = {}
     for name, value in mapping_of(raw, "an entry").items():
         check_variable_name(name, axis=True)
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple)) and name != "image":
             raise Wrong(
                 f"{name!r} takes one value here, not a list",
                 hint="write one entry for each value",
                 path=(name,),
             )
-        combination[name] = _at((name,), lambda given, axis=name: field_value(axis, given), value)
+        combination[name] = _at((name,), lambda given, axis=name: _axis_value(axis, given), value)
     if not combination:
         raise Wrong("an empty entry", hint="write e.g. {size: 1024x1024, quality: high}, or remove it")
     return combination

@@ -7,7 +7,7 @@ Refuses to know what an axis is for.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.manifest.problems import Path, Wrong, nearest
@@ -34,10 +34,11 @@ def axis_names(matrix: Matrix) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def combinations(matrix: Matrix) -> list[Combination]:
+def combinations(matrix: Matrix, written: Mapping[Path, Sequence[int]] | None = None) -> list[Combination]:
     """Every combination, in order: the first axis changes slowest, zip groups come after the axes, includes last.
 
-    A matrix without axes is one empty combination; with `include` alone, each entry is a combination.
+    A matrix without axes is one empty combination; with `include` alone, each entry is a combination. `written` has,
+    by the path of an axis some of whose values stand for several, the index at which each was written.
 
     Raises:
         Wrong: the matrix contradicts itself; the path is from the top of the manifest.
@@ -47,7 +48,7 @@ def combinations(matrix: Matrix) -> list[Combination]:
     found: list[Combination] = []
     if originals or not matrix.include:
         excluded = _Excluded(matrix.exclude)
-        for number, combination in enumerate(_product(matrix), 1):
+        for number, combination in enumerate(_product(matrix, written or {}), 1):
             _bound_work(number * (1 + excluded.cost))
             if combination in excluded:
                 continue
@@ -59,9 +60,12 @@ def combinations(matrix: Matrix) -> list[Combination]:
     return found
 
 
-def _product(matrix: Matrix) -> Iterator[Combination]:
+def _product(matrix: Matrix, written: Mapping[Path, Sequence[int]]) -> Iterator[Combination]:
+    def place(path: Path, index: int) -> Path:
+        return (*path, written[path][index] if path in written else index)
+
     steps: list[list[Combination]] = [
-        [Combination({name: value}, {name: ("matrix", name, index)}) for index, value in enumerate(values)]
+        [Combination({name: value}, {name: place(("matrix", name), index)}) for index, value in enumerate(values)]
         for name, values in matrix.axes.items()
     ]
     for number, group in enumerate(matrix.zip):
@@ -70,7 +74,7 @@ def _product(matrix: Matrix) -> Iterator[Combination]:
             [
                 Combination(
                     {name: values[index] for name, values in group.items()},
-                    {name: ("matrix", "zip", number, name, index) for name in group},
+                    {name: place(("matrix", "zip", number, name), index) for name in group},
                 )
                 for index in range(length)
             ]

@@ -82,9 +82,14 @@ def _long_form(node: Node, done: tuple[str, ...], part: str) -> Node:
     is_index = part.isascii() and part.isdigit()
     if done == ("prompts",) and is_index and not isinstance(node, Sequence):
         return Sequence([] if isinstance(node, Mapping) and not node.items else [node], node.origin)
+    is_empty = isinstance(node, Scalar) and node.plain and node.text in ("", "~", "null")
+    if is_index and done[-2:] in (("edit", "images"), ("edit", "references")) and not isinstance(node, Sequence):
+        return Sequence([] if is_empty or isinstance(node, Mapping) else [node], node.origin)
     if isinstance(node, Scalar):
-        if node.plain and node.text in ("", "~", "null"):
+        if is_empty:
             return Mapping({}, node.origin)
+        if done[-2:] == ("edit", "mask"):
+            return Mapping({"file": (node.origin, node)}, node.origin)
         if done == ("budget",):
             return Mapping({"usd": (node.origin, node)}, node.origin)
         if done[:1] == ("prompts",) and len(done) == 2 and not is_index:

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 from runner.errors import ManifestError
 from runner.manifest import sources
+from runner.manifest.binding import Binding, Prepared
 from runner.manifest.checking import problem
+from runner.manifest.editing import EditSettings, edit_data, mask_data
+from runner.manifest.expansion import row_error
 from runner.manifest.problems import Wrong
 from runner.manifest.schema import FilePrompt, Manifest, PromptSettings, TextPrompt
-from runner.tasks import API_DEFAULTS
+from runner.manifest.starting import Start, Starter
+from runner.manifest.values import MaskEntry
+from runner.tasks import API_DEFAULTS, Origin
 
 _DIGEST_VERSION = "manifest/1"
 _CHUNK_BYTES = 1024 * 1024
@@ -55,8 +61,47 @@ def digest(manifest: Manifest, *, simulated: bool) -> str:
             # Where the file lies decides nothing but the lines that errors name.
             data["prompts"][index]["file"] = _content_hash(manifest, index, prompt)
             data["prompts"][index]["format"] = sources.file_format(prompt)
+    if any(prepared.materials for prepared in manifest.binding.prepared):
+        data["inputs"] = _inputs_hash(manifest)
     canonical = json.dumps([_DIGEST_VERSION, data, simulated], ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _inputs_hash(manifest: Manifest) -> str:
+    """A hash over what every task starts from: a changed pixel is a changed manifest."""
+    binding = manifest.binding
+    hashed = hashlib.sha256()
+    starter = Starter(binding.inputs)
+    seen: set[int] = set()
+    for prepared in binding.prepared:
+        if prepared.materials is None or (not prepared.is_alone and id(prepared.materials) in seen):
+            continue
+        seen.add(id(prepared.materials))
+        for start in _starts(manifest, prepared, starter):
+            shown = [[(source.identity, source.recipe) for source in start.sources], start.composite]
+            hashed.update(json.dumps(shown).encode())
+    return hashed.hexdigest()
+
+
+def _starts(manifest: Manifest, prepared: Prepared, starter: Starter) -> Iterator[Start]:
+    binding = manifest.binding
+    cells = binding.cells(manifest, prepared)
+    assert prepared.materials is not None
+    if not prepared.materials.by_row:
+        for cell in cells:
+            try:
+                yield starter.start(prepared.materials, cell.own, cell.paths)
+            except Wrong as wrong:
+                raise problem(binding.document, wrong).error() from None
+        return
+    assert isinstance(prepared.prompt, FilePrompt)
+    path = binding.file_path(prepared.prompt)
+    for row in sources.rows(prepared.prompt, path):
+        for cell in cells:
+            try:
+                yield starter.start(prepared.materials, cell.own, cell.paths, row)
+            except Wrong as wrong:
+                raise row_error(binding, prepared, wrong, Origin(str(path), row.line)) from None
 
 
 def _content_hash(manifest: Manifest, index: int, prompt: FilePrompt) -> str:
@@ -88,10 +133,11 @@ def _data(manifest: Manifest) -> dict[str, Any]:
         "fallback_model": manifest.fallback_model,
         "edition": manifest.edition,
         "vars": dict(manifest.vars) or None,
-        "prompts": [_prompt(prompt) for prompt in manifest.prompts],
+        "prompts": [_prompt(prompt, manifest.binding) for prompt in manifest.prompts],
         "matrix": _matrix(manifest),
         "samples": manifest.samples,
         "settings": {name: API_DEFAULTS[name] if value is None else value for name, value in settings.items()},
+        "edit": _edit(manifest.edit, manifest.binding),
         "output": {"name": manifest.output.name or manifest.binding.name_source},
         "limits": manifest.limits.model_dump(exclude_none=True) or None,
         "budget": manifest.budget.model_dump() if manifest.budget else None,
@@ -103,14 +149,24 @@ def _data(manifest: Manifest) -> dict[str, Any]:
     return {key: value for key, value in data.items() if value is not None}
 
 
-def _prompt(prompt: TextPrompt | FilePrompt) -> dict[str, Any]:
-    data = prompt.model_dump(exclude={"vars", "settings"}, exclude_defaults=True)
+def _prompt(prompt: TextPrompt | FilePrompt, binding: Binding) -> dict[str, Any]:
+    data = prompt.model_dump(exclude={"vars", "settings", "edit"}, exclude_defaults=True)
     if prompt.vars:
         data["vars"] = _plain(prompt.vars)
     if isinstance(prompt, FilePrompt) and prompt.where:
         data["where"] = _plain(prompt.where)
-    settings = _settings(prompt.settings)
-    return {**data, "settings": settings} if settings else data
+    settings, edit = _settings(prompt.settings), _edit(prompt.edit, binding)
+    data |= {"settings": settings} if settings else {}
+    return {**data, "edit": edit} if edit else data
+
+
+def _edit(edit: EditSettings, binding: Binding) -> dict[str, Any] | None:
+    """What was written of an edit, with files in place of globs."""
+    data = edit_data(edit)
+    for key in ("images", "references"):
+        if data.get(key):
+            data[key] = [name for glob in data[key] for name in binding.globs.get(glob, [glob])]
+    return data or None
 
 
 def _settings(settings: PromptSettings) -> dict[str, Any]:
@@ -119,7 +175,7 @@ def _settings(settings: PromptSettings) -> dict[str, Any]:
 
 
 def _matrix(manifest: Manifest) -> dict[str, Any] | None:
-    matrix = manifest.matrix
+    matrix = manifest.binding.matrix
     data = _plain(matrix.axes)
     for name in ("zip", "exclude", "include"):
         entries = getattr(matrix, name)
@@ -129,4 +185,10 @@ def _matrix(manifest: Manifest) -> dict[str, Any] | None:
 
 
 def _plain(mapping: Any) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in mapping.items()}
+    return {
+        name: list(map(_one, value)) if isinstance(value, tuple) else _one(value) for name, value in mapping.items()
+    }
+
+
+def _one(value: Any) -> Any:
+    return mask_data(value) if isinstance(value, MaskEntry) else value

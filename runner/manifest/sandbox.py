@@ -22,6 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from runner.manifest.metering import CHARS_A_NODE, Meter, is_plain, weight
+from runner.manifest.pictures import PARTS, Picture
 from runner.manifest.problems import Wrong, suggest
 from runner.manifest.values import text_of
 
@@ -166,11 +167,15 @@ class _Environment(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, Row):
             return self.getitem(obj, attribute)
+        if isinstance(obj, Picture) and attribute not in _TEXT_METHODS:
+            return self.getitem(obj, attribute)
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if isinstance(obj, Row):
             return obj[argument] if argument in obj else self.undefined(obj=obj, name=argument)
+        if isinstance(obj, Picture) and isinstance(argument, str):
+            return getattr(obj, argument) if argument in PARTS else self.undefined(obj=obj, name=argument)
         return super().getitem(obj, argument)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:

@@ -14,7 +14,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     PrivateAttr,
@@ -22,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from runner.manifest.editing import EditSettings, PrepareSettings
 from runner.manifest.mappings import (
     axes_of,
     combination_of,
@@ -31,6 +31,7 @@ from runner.manifest.mappings import (
     where_of,
     zip_group,
 )
+from runner.manifest.parts import Int, Part, Text
 from runner.manifest.problems import Wrong, suggest
 from runner.manifest.values import (
     Value,
@@ -45,8 +46,6 @@ from runner.tasks import Origin
 if TYPE_CHECKING:
     from runner.manifest.binding import Binding
 
-Text = Annotated[str, BeforeValidator(as_text)]
-Int = Annotated[int, BeforeValidator(as_int)]
 Compression = Annotated[int, Field(ge=0, le=100), BeforeValidator(as_int)]
 
 
@@ -62,24 +61,7 @@ Combination = Annotated[dict[str, Value], BeforeValidator(combination_of)]
 Where = Annotated[dict[str, tuple[str, ...]], BeforeValidator(where_of)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_absent(cls, raw: Any) -> Any:
-        """A key without a value is as good as no key, where there is a default other than None."""
-        if not isinstance(raw, dict):
-            return raw
-        fields = cls.model_fields
-        return {
-            key: value
-            for key, value in raw.items()
-            if value is not None or key not in fields or fields[key].is_required() or fields[key].default is None
-        }
-
-
-class Settings(_Part):
+class Settings(Part):
     """What every request asks for, unless a prompt or the matrix says otherwise. Left out: the API's own default."""
 
     size: Text | None = Field(default=None, description="auto, or WIDTHxHEIGHT in pixels", examples=["1024x1024"])
@@ -100,7 +82,7 @@ class PromptSettings(Settings):
     model: Text | None = Field(default=None, description="the model for this prompt")
 
 
-class TextPrompt(_Part):
+class TextPrompt(Part):
     """A prompt written in the manifest. Its text is a template."""
 
     text: Text = Field(description="the prompt; {{ name }} is replaced by a variable or an axis of the matrix")
@@ -109,9 +91,10 @@ class TextPrompt(_Part):
     )
     vars: ListVars = Field(default={}, description="variables of the text; lists expand to every combination")
     settings: PromptSettings = Field(default=PromptSettings(), description="settings for this prompt alone")
+    edit: EditSettings = Field(default=EditSettings(), description="the images that this prompt starts from")
 
 
-class FilePrompt(_Part):
+class FilePrompt(Part):
     """Prompts from a file, one a row. A row's text is sent as it is, unless `template` is given."""
 
     file: Text = Field(description="CSV, TSV, JSONL or TXT file, relative to the manifest")
@@ -135,6 +118,11 @@ class FilePrompt(_Part):
     template: Text | None = Field(default=None, description="the prompt as a template of the row's columns and `text`")
     vars: ListVars = Field(default={}, description="variables of the template; lists expand to every combination")
     settings: PromptSettings = Field(default=PromptSettings(), description="settings for these prompts")
+    edit: EditSettings = Field(default=EditSettings(), description="the images that these prompts start from")
+    image: Text | None = Field(
+        default=None, description="the column of the image that a row starts from; several are separated by |"
+    )
+    mask: Text | None = Field(default=None, description="the column of the mask of a row's image")
 
 
 def _prompt_tag(raw: object) -> str:
@@ -162,7 +150,7 @@ def _prompt_list(raw: object) -> object:
     return raw if isinstance(raw, (list, tuple)) else [raw]
 
 
-class Matrix(_Part):
+class Matrix(Part):
     """The combinations every prompt is made in: the product of the axes, less `exclude`, plus `include`."""
 
     axes: Axes = Field(default={}, alias="<axes>")
@@ -182,7 +170,7 @@ class Matrix(_Part):
         return {"<axes>": axes, **{name: value for name, value in words.items() if value is not None}}
 
 
-class Limits(_Part):
+class Limits(Part):
     """How fast the provider may be asked. What is left out comes from the tier."""
 
     concurrency: Annotated[int, Field(ge=1, le=1024), BeforeValidator(as_int)] | None = Field(
@@ -194,7 +182,7 @@ class Limits(_Part):
     tier: Int | None = Field(default=None, description="usage tier of your account: its limits are the defaults")
 
 
-class Budget(_Part):
+class Budget(Part):
     """The most that may be spent. The worst case is reserved before every request."""
 
     usd: Annotated[Decimal, Field(ge=0), BeforeValidator(as_decimal)] = Field(description="US dollars")
@@ -203,7 +191,7 @@ class Budget(_Part):
     )
 
 
-class Retry(_Part):
+class Retry(Part):
     """How often an image is tried again."""
 
     attempts: Annotated[int, Field(ge=1, le=20), BeforeValidator(as_int)] = Field(
@@ -223,7 +211,7 @@ class Retry(_Part):
     )
 
 
-class Timeouts(_Part):
+class Timeouts(Part):
     """How long a request may take, in seconds."""
 
     connect_s: Annotated[float, Field(gt=0, le=3600), BeforeValidator(as_float)] = Field(
@@ -240,7 +228,7 @@ class Timeouts(_Part):
     )
 
 
-class Output(_Part):
+class Output(Part):
     """How images are called."""
 
     name: Text | None = Field(
@@ -270,7 +258,7 @@ def _delivery(raw: object) -> object:
     return text
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """A batch job: the images that are wanted, and how to get them."""
 
     version: Annotated[Literal[1], BeforeValidator(_version)] = Field(default=1, description="of the manifest format")
@@ -289,6 +277,7 @@ class Manifest(_Part):
         default=1, description="images of every combination"
     )
     settings: Settings = Field(default=Settings(), description="defaults of every request")
+    edit: EditSettings = Field(default=EditSettings(), description="the images that the job starts from")
     output: Output = Field(default=Output(), description="how images are called")
     limits: Limits = Field(default=Limits(), description="how fast the provider may be asked")
     budget: Annotated[Budget | None, BeforeValidator(_budget)] = Field(
@@ -351,11 +340,16 @@ def known_keys(path: Iterable[str | int]) -> list[str]:
         "retry": Retry,
         "timeouts": Timeouts,
         "output": Output,
+        "edit": EditSettings,
     }
     if not keys:
         return list(Manifest.model_fields)
+    if keys[-2:] == ["edit", "prepare"]:
+        return list(PrepareSettings.model_fields)
     if keys[0] != "prompts":
         return list(parts[keys[0]].model_fields) if keys[0] in parts and len(keys) == 1 else []
     if keys[-1] == "settings":
         return list(PromptSettings.model_fields)
+    if keys[-1] == "edit":
+        return list(EditSettings.model_fields)
     return list((FilePrompt if "<file>" in keys else TextPrompt).model_fields)

@@ -29,12 +29,17 @@ _PROMPT_COLUMNS = ("prompt", "text", "title", "caption")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One prompt of a file. `line` is where the row starts; `cells` are all its columns."""
+    """One prompt of a file. `line` is where the row starts; `cells` are all its columns.
+
+    `image` and `mask` are what the row starts from, as it was written; empty where it names none.
+    """
 
     line: int
     text: str
     id: str | None
     cells: dict[str, str]
+    image: str = ""
+    mask: str = ""
 
 
 def file_format(prompt: FilePrompt) -> str:
@@ -117,8 +122,11 @@ def rows(prompt: FilePrompt, path: Path) -> Iterator[Row]:
     text_name = text_column(prompt, names)
     if prompt.id is not None:
         _known_column(prompt.id, names, ("id",))
-    if kind == "txt" and (prompt.where or prompt.id):
-        raise Wrong("a TXT file has no columns", hint="use CSV or JSONL for ids and `where`", path=("file",))
+    if kind == "txt" and (prompt.where or prompt.id or prompt.image or prompt.mask):
+        raise Wrong("a TXT file has no columns", hint="use CSV or JSONL for ids, images and `where`", path=("file",))
+    for key, column in (("image", prompt.image), ("mask", prompt.mask)):
+        if column is not None:
+            _known_column(column, names, (key,))
     for name in prompt.where if kind != "jsonl" else ():
         _known_column(name, names, ("where", name), at_key=True)
     where = [(name, frozenset(values)) for name, values in prompt.where.items()]
@@ -158,7 +166,11 @@ def _row(lines: _Lines, line: int, cells: dict[str, str], text_name: str | None,
         if hit:
             raise lines.error(f"the prompt has the character U+{ord(hit.group()):04X}", line, "remove it")
     given = cells.get(prompt.id, "").strip() if prompt.id else ""
-    return Row(line, text, given or None, cells)
+    if prompt.image is None and prompt.mask is None:
+        return Row(line, text, given or None, cells)
+    image = cells.get(prompt.image, "").strip() if prompt.image else ""
+    mask = cells.get(prompt.mask, "").strip() if prompt.mask else ""
+    return Row(line, text, given or None, cells, image, mask)
 
 
 class _Lines:

@@ -19,7 +19,9 @@ from runner.manifest.values import text_of
 MAX_RESULT_CHARS = 65_536
 
 _MARKUP = re.compile(r"\{\{|\{%|\{#")
-_VARIABLE = re.compile(r"\{\{[ \t]*([A-Za-z_][A-Za-z0-9_]*)[ \t]*\}\}")
+_VARIABLE = re.compile(
+    r"\{\{[ \t]*((?:image|mask)\.(?:stem|name|suffix|width|height)|[A-Za-z_][A-Za-z0-9_]*)[ \t]*\}\}"
+)
 _UNDEFINED = re.compile(r"'([^']+)' is undefined|attribute '([^']+)'")
 _CONSTANTS = frozenset({"true", "false", "none", "True", "False", "None", "self", "loop", "range"})
 
@@ -53,7 +55,10 @@ class Constant:
 
 @dataclass(slots=True)
 class Simple:
-    """A template of text and plain variables. `parts` has text at even, names at odd places."""
+    """A template of text and plain variables. `parts` has text at even, names at odd places.
+
+    A part of an image is a variable by itself here (`image.stem`), and `names` has the image's.
+    """
 
     parts: tuple[str, ...]
     names: frozenset[str]
@@ -148,7 +153,7 @@ def compile_template(text: str, known: Iterable[str], *, finalize: Callable[[str
     if not _MARKUP.search(text):
         return Constant(text)
     parts = _VARIABLE.split(text)
-    names = frozenset(parts[1::2])
+    names = frozenset(part.partition(".")[0] for part in parts[1::2])
     template: Template
     if not names & _CONSTANTS and not any(_MARKUP.search(part) for part in parts[::2]):
         template = Simple(tuple(parts), names, finalize)

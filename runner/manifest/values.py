@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
 from runner.manifest.naming import is_device_name, slug
@@ -15,8 +16,39 @@ from runner.manifest.problems import Wrong, nearest, shown, suggest
 from runner.manifest.tree import Written
 from runner.tasks import REQUEST_FIELDS
 
-Value = str | int | bool | None
-"""A matrix value or a variable. Numbers with a point stay the text that was written (None: output_compression)."""
+INPUT_AXES = ("image", "mask")
+"""Axes of the matrix, and variables of templates, that are what an edit starts from."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskEntry:
+    """A mask as it was written: a file, a box or a polygon. None is what the edit says for all of its masks."""
+
+    file: str | None = None
+    box: tuple[int, int, int, int] | None = None
+    polygon: tuple[tuple[int, int], ...] | None = None
+    mask_mode: str | None = None
+    resize: bool | None = None
+    feather: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The mask in one line, another for each that differs."""
+        shape = self.file
+        if self.box is not None:
+            shape = f"box({','.join(map(str, self.box))})"
+        elif self.polygon is not None:
+            shape = f"polygon({' '.join(f'{x},{y}' for x, y in self.polygon)})"
+        words = [shape or ""]
+        words += [f"mask_mode={self.mask_mode}"] if self.mask_mode is not None else []
+        words += [f"resize={text_of(self.resize)}"] if self.resize is not None else []
+        words += [f"feather={self.feather}"] if self.feather is not None else []
+        return " ".join(words)
+
+
+Value = str | int | bool | MaskEntry | None
+"""A matrix value or a variable. Numbers with a point stay the text that was written (None: output_compression); a
+`MaskEntry` is a value of the axis `mask` alone."""
 
 _NAME_WORDS = frozenset({"prompt_id", "sample", "index", "key8", "edition", "text", "row"})
 _TEMPLATE_WORDS = frozenset(
@@ -81,6 +113,14 @@ def as_int(raw: object) -> object:
     raise Wrong(f"a whole number is wanted, not {kind(raw)}", hint="write digits only, e.g. 8")
 
 
+def as_bool(raw: object) -> object:
+    """A truth value."""
+    value = raw.value if isinstance(raw, Written) else raw
+    if isinstance(value, bool):
+        return value
+    raise Wrong(f"true or false is wanted, not {kind(raw)}", hint="write true or false")
+
+
 def as_float(raw: object) -> object:
     """A finite number."""
     value = raw.value if isinstance(raw, Written) else raw
@@ -135,6 +175,8 @@ def text_of(value: Value) -> str:
         return value
     if value is None:
         return "none"
+    if isinstance(value, MaskEntry):
+        return value.text
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -149,8 +191,12 @@ def check_variable_name(name: str, *, axis: bool, at: tuple[str | int, ...] = ()
             at_key=True,
         )
     taken = name in _NAME_WORDS or name in _TEMPLATE_WORDS or name in _MATRIX_WORDS
-    if taken or (not axis and name in REQUEST_FIELDS):
+    if taken or (not axis and name in (*REQUEST_FIELDS, *INPUT_AXES)):
         where = "it is a setting: put it under `settings`" if name in REQUEST_FIELDS else "choose another name"
+        if name in INPUT_AXES:
+            where = (
+                f"it is what an edit starts from: see `edit` and `matrix: {{{name}: [...]}}`; or choose another name"
+            )
         raise Wrong(f"the name {name!r} is taken", hint=where, path=path, at_key=True)
 
 
@@ -185,6 +231,7 @@ _ELSEWHERE = {
     "usd": "write `budget: {usd: 5.00}`",
     "prompt": "write `prompts:` at the top level, and `text:` within a prompt",
     "n": "use `samples` for several images of one request",
+    **{name: f"`{name}` goes under `edit`" for name in ("images", "references", "mask", "composite", "prepare")},
     **{name: f"`{name}` goes under `matrix`" for name in ("exclude", "include", "zip")},
     **{name: f"`{name}` goes under `limits`" for name in ("concurrency", "images_per_minute", "tier")},
 }

@@ -6,5 +6,6 @@ record: one call is one request. The SDK's own retries are off: they would pass 
 
 from runner.provider.client import Client, Made, ModelInfo, connect
 from runner.provider.endpoint import Endpoint, Timeouts
+from runner.provider.upload import Upload
 
-__all__ = ["Client", "Endpoint", "Made", "ModelInfo", "Timeouts", "connect"]
+__all__ = ["Client", "Endpoint", "Made", "ModelInfo", "Timeouts", "Upload", "connect"]

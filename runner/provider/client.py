@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,12 +26,14 @@ from runner.provider.endpoint import Endpoint, Timeouts, is_loopback
 from runner.provider.redact import Redaction
 from runner.provider.translate import clean, date_of, error_of, heard
 from runner.provider.transport import Sdk, causes, http_client, keyless_logs, never_left, pieces, reason, timed_out
+from runner.provider.upload import Upload, Uploads
 from runner.rules.pacing import Heard
 from runner.tasks import API_DEFAULTS, ImageRequest
 
 MAX_ANSWER_BYTES = 512 << 20
 """A body longer than this is no image answer."""
 
+_Call = Callable[..., Any]
 _UNREADABLE = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, aiohttp.ClientError, OSError, ValueError)
 """What goes wrong while bytes of another are read, time-outs among it."""
 
@@ -106,8 +109,11 @@ class Client:
         model: str,
         sink: Sink,
         on_headers: Callable[[Mapping[str, Heard]], None],
+        uploads: Sequence[Upload] = (),
     ) -> Made:
         """Ask for one image and stream it into `sink`; one request, never repeated.
+
+        `uploads` are the files of an edit's images in their order, and that of its mask after them.
 
         Raises:
             ProviderError: Retryable (not billed), Lost (possibly billed), Unusable (billed, no image), Refused,
@@ -121,8 +127,8 @@ class Client:
         outer = _PassingSink(sink)
         with self._keyless(outer):
             with suppress(TimeoutError):
-                with anyio.move_on_after(self._timeouts.total_s):
-                    made = await self._generate(request.prompt, model, words, outer, on_headers, answer)
+                with anyio.move_on_after(self._timeouts.total_s), self._call(request, uploads, answer) as call:
+                    made = await self._generate(call, model, words, outer, on_headers, answer)
                     return self._without_key(made)
                 answer.waiting_for = "timeout_total"
             raise answer.overdue(self._timeouts)
@@ -160,9 +166,27 @@ class Client:
             raise Retryable("the answer about a model is not what the API documents", code="bad_answer")
         return ModelInfo(words["id"], words.get("owned_by"), words.get("shutdown_date"), date_of(raw.headers))
 
+    @contextmanager
+    def _call(self, request: ImageRequest, files: Sequence[Upload], answer: _Answer) -> Iterator[_Call]:
+        """The SDK's method for a request, with what it starts from."""
+        edit = request.edit
+        if edit is None:
+            yield partial(self._images.generate, prompt=request.prompt)
+            return
+        count = len(edit.images)
+        mask = files[count] if edit.mask is not None else None
+        uploads = answer.uploads = Uploads(files[:count], mask, answer.has_moved)
+        words: dict[str, Any] = {"image": uploads.images, "prompt": request.prompt}
+        if uploads.mask is not None:
+            words["mask"] = uploads.mask
+        if edit.fidelity is not None:
+            words["input_fidelity"] = edit.fidelity
+        with closing(uploads):
+            yield partial(self._images.edit, **words)
+
     async def _generate(
         self,
-        prompt: str,
+        call: _Call,
         model: str,
         words: dict[str, Any],
         sink: Sink,
@@ -172,10 +196,10 @@ class Client:
         decoder = AnswerDecoder(sink)
         async with AsyncExitStack() as stack:
             try:
-                with anyio.fail_after(self._timeouts.first_byte_s):
-                    response = await stack.enter_async_context(
-                        self._images.generate(prompt=prompt, model=model, n=1, **words)
-                    )
+                with anyio.fail_after(self._timeouts.first_byte_s) as scope:
+                    # While files are being sent, the wait for the answer has not begun.
+                    answer.waits(scope, self._timeouts.first_byte_s)
+                    response = await stack.enter_async_context(call(model=model, n=1, **words))
                 answer.http_status = response.status_code
                 answer.request_id = _request_id(response.headers)
                 answer.headers = response.headers
@@ -190,7 +214,8 @@ class Client:
                 on_headers(heard(error.response.headers))
                 raise self._translated(error, model) from None
             except openai.OpenAIError as error:
-                raise self._translated(error, model) from error
+                unsent = answer.unsent() if never_left(error) is None else None
+                raise unsent or self._translated(error, model) from error
             except (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError) as error:
                 if isinstance(error, TimeoutError):
                     raise
@@ -344,6 +369,29 @@ class _Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     usage: Usage | None = None
     """What an answer without its image said of its cost."""
+    uploads: Uploads | None = None
+    """The files that go with the request."""
+    scope: anyio.CancelScope | None = None
+    """The wait for the answer, and how long it may be."""
+    patience_s: float = 0.0
+
+    def waits(self, scope: anyio.CancelScope, patience_s: float) -> None:
+        """The request is being sent, and its answer waited for."""
+        self.scope, self.patience_s = scope, patience_s
+
+    def has_moved(self) -> None:
+        """A piece of a file was read to be sent."""
+        if self.scope is not None:
+            self.scope.deadline = anyio.current_time() + self.patience_s
+
+    def unsent(self) -> Retryable | None:
+        """The error of a request whose files have not all left: nobody can have worked on that."""
+        uploads = self.uploads
+        if uploads is None or uploads.are_whole:
+            return None
+        if uploads.problem is not None:
+            return Retryable(uploads.problem, code="input_unreadable")
+        return Retryable("the connection broke while the images were being sent", code="upload_cut")
 
     def overdue(self, timeouts: Timeouts) -> ProviderError:
         """The error of a wait that was too long."""
@@ -355,6 +403,8 @@ class _Answer:
             case _:
                 waited_s, what = timeouts.total_s, "no whole answer"
         words = f"{what} within {waited_s:g} s"
+        if self.waiting_for == "timeout_first_byte" and self.unsent() is not None:
+            return Retryable(f"the images that go with the request could not be sent: {words}", code="upload_stalled")
         if self.usage is not None:
             return self.not_fetched(words)
         return Lost(words, code=self.waiting_for, http_status=self.http_status, request_id=self.request_id)

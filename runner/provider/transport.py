@@ -121,7 +121,7 @@ class _Transport(httpx2.AsyncBaseTransport):
                     request.method,
                     str(request.url),
                     headers=request.headers.multi_items(),
-                    data=await request.aread() or None,
+                    data=await _content(request),
                     allow_redirects=False,
                     proxy=self._proxy(request.url.scheme, request.url.host),
                     # What is asked in the clear needs none, and to read the system's certificates takes a while.
@@ -147,6 +147,19 @@ class _Transport(httpx2.AsyncBaseTransport):
         """As httpx has it."""
         if self._opened is not None:
             await self._opened.close()
+
+
+async def _content(request: httpx2.Request) -> bytes | AsyncGenerator[bytes, None] | None:
+    """What a request says: in memory if it is there already, else as it is read."""
+    stream = request.stream
+    if isinstance(stream, httpx2.ByteStream) or not isinstance(stream, httpx2.AsyncByteStream):
+        return await request.aread() or None
+
+    async def read() -> AsyncGenerator[bytes, None]:
+        async for piece in stream:
+            yield piece
+
+    return read()
 
 
 class _Connector(aiohttp.TCPConnector):

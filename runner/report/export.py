@@ -14,6 +14,7 @@ import json
 import re
 from typing import IO, Any, Literal
 
+from runner.inputs import described
 from runner.ledger import Job, Ledger
 from runner.report.status import iso
 
@@ -34,6 +35,8 @@ COLUMNS = (
     "output_format",
     "output_compression",
     "moderation",
+    "inputs",
+    "mask",
     "sample",
     "variant",
     "status",
@@ -43,10 +46,12 @@ COLUMNS = (
     "width",
     "height",
     "simulated",
+    "composite",
     "created",
     "reused",
     "attempts",
     "input_tokens",
+    "input_image_tokens",
     "output_tokens",
     "cost_microusd",
     "cost_usd",
@@ -70,7 +75,8 @@ def export(ledger: Ledger, job: Job, form: Format, stream: IO[str]) -> int:
             count += 1
             record = _record(row)
             if writer is not None:
-                writer.writerow({name: _harmless(value) for name, value in record.items()})
+                texts = record | {"inputs": "|".join(record["inputs"])}
+                writer.writerow({name: _harmless(value) for name, value in texts.items()})
             else:
                 stream.write(json.dumps(record | {"variant": json.loads(record["variant"])}) + "\n")
     return count
@@ -85,8 +91,11 @@ def _harmless(value: Any) -> Any:
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:
+    sources = [described(source) for source in row["sources"]]
     values = {
         **row,
+        "inputs": sources[:-1] if row["has_mask"] else sources,
+        "mask": sources[-1] if row["has_mask"] else None,
         "created": iso(row["created_ms"]),
         "cost_usd": row["cost_microusd"] / 1e6,
         "reused": bool(row["reused"]),

@@ -25,6 +25,8 @@ def summarise(
     limited: bool,
     elapsed_s: float,
     images: str,
+    composites: int = 0,
+    composites_failed: int = 0,
 ) -> Summary:
     """Sum up a run from the ledger. `error` is what ended it early, `limited` whether it had a `--limit`."""
     statuses = ledger.statuses(job)
@@ -37,6 +39,8 @@ def summarise(
     doubtful = statuses[Status.IN_DOUBT]
     cut = interrupted and unfinished + doubtful > 0
     code, reason = _ending(error, cut=cut, limited=limited, unfinished=unfinished, bad=bad)
+    if code == 0 and composites_failed:
+        code, reason = FAILURES_REMAIN, f"ended, but {composites_failed} composites could not be made"
     real = 0 if simulated else 1
     return Summary(
         job=job.name,
@@ -65,6 +69,8 @@ def summarise(
         reason=reason,
         images=images,
         ledger=str(ledger.path),
+        composites=composites,
+        composites_failed=composites_failed,
         problems=ledger.problems(job),
     )
 

@@ -6,15 +6,17 @@ a price: prices and token tables come from the catalog (law 7).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from runner.errors import Usage
-from runner.tasks import ImageRequest
+from runner.tasks import Edit, ImageRequest, Input
 
 if TYPE_CHECKING:
-    from runner.catalog import Model, Prices
+    from runner.catalog import InputTokens, Model, Prices
 
 PROMPT_OVERHEAD_TOKENS = 6
 """What a prompt bills beyond its own tokens."""
@@ -42,6 +44,22 @@ class Quote:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What input images were billed in tokens, against what the catalog expects of the same ones.
+
+    `highest` is the same of the one answer where the two differed most.
+    """
+
+    billed: int
+    expected: int
+    highest: tuple[int, int]
+
+
+UNTRIED = Calibration(1, 1, (1, 1))
+"""Nothing has been seen: the catalog is believed."""
+
+
 def cost_microusd(usage: Usage, prices: Prices) -> int:
     """The cost of an answer from its raw token counts. USD per million tokens is micro-dollars per token."""
     cached_text = min(usage.cached_text_tokens, usage.input_text_tokens)
@@ -62,7 +80,9 @@ def quote(request: ImageRequest, model: Model, prices: Prices) -> Quote:
     `auto` is taken at its dearest: it may render and bill as the highest quality. The worst case is the published
     price per image where that is above tokens x rate, plus a prompt token for every byte.
     """
-    return image_quote(request.size, request.quality, model, prices) + prompt_quote(request.prompt, prices)
+    output = image_quote(request.size, request.quality, model, prices)
+    start = Quote(0, 0, 0) if request.edit is None else edit_quote(request.edit, model, prices)
+    return output + prompt_quote(request.prompt, prices) + start
 
 
 def prompt_quote(prompt: str, prices: Prices) -> Quote:
@@ -84,6 +104,57 @@ def image_quote(size: str, quality: str, model: Model, prices: Prices) -> Quote:
             if (worst, by_rate) >= (dearest.worst_microusd, dearest.expected_microusd):
                 dearest = Quote(by_rate, worst, tokens)
     return dearest
+
+
+def edit_quote(edit: Edit, model: Model, prices: Prices, seen: Calibration = UNTRIED) -> Quote:
+    """What the input images of an edit add. The mask adds nothing.
+
+    Expected is what the catalog says, corrected by what was `seen` on average. The worst case is the most that its
+    words can mean (a small picture is made larger as well), and no less than what the dearest answer would have it be.
+    """
+    rule = model.input_tokens
+    if rule is None:
+        return Quote(0, 0, 0)
+    told = edit_tokens(edit, rule)
+    tokens = -(-told * seen.billed // seen.expected)
+    billed, expected = seen.highest
+    most = sum(input_tokens(image, edit.fidelity, rule, enlarge=True) for image in edit.images)
+    worst = max(tokens, most, -(-told * billed // expected))
+    return Quote(_ceil(tokens * prices.image_in), _ceil(worst * prices.image_in), tokens)
+
+
+def edit_tokens(edit: Edit, rule: InputTokens) -> int:
+    """The tokens of an edit's input images, as the catalog has it."""
+    return sum(input_tokens(image, edit.fidelity, rule) for image in edit.images)
+
+
+def input_tokens(image: Input, fidelity: str | None, rule: InputTokens, *, enlarge: bool = False) -> int:
+    """The tokens of one input image; with `enlarge`, as if a small one were made as large as a large one becomes."""
+    width, height = image.width, image.height
+    # In whole numbers, as a ratio of `over` to `under`: a side that is just a tile long must not become two.
+    over, under = min((1, 1), (rule.max_side_px, max(width, height)), key=_ratio)
+    short = rule.short_side_px, min(width, height)
+    over, under = short if enlarge else min((over, under), short, key=_ratio)
+    tiles = 1
+    for side in (width, height):
+        tiles *= -(-side * over // (under * rule.tile_px))
+    extra = rule.fidelities.get(fidelity or rule.default_fidelity, rule.fidelities[rule.default_fidelity])
+    return rule.base + rule.per_tile * tiles + (extra.square if width == height else extra.other)
+
+
+def calibrated(seen: Iterable[tuple[Edit, int]], rule: InputTokens) -> Calibration:
+    """What edits were billed for their input images, in tokens, against what `rule` says of each."""
+    billed, expected, highest = 0, 0, (1, 1)
+    for edit, tokens in seen:
+        told = edit_tokens(edit, rule)
+        if tokens > 0 and told > 0:
+            billed, expected = billed + tokens, expected + told
+            highest = max(highest, (tokens, told), key=_ratio)
+    return Calibration(billed, expected, highest) if expected else UNTRIED
+
+
+def _ratio(pair: tuple[int, int]) -> Fraction:
+    return Fraction(*pair)
 
 
 def output_tokens(size: str, quality: str, model: Model) -> int:

@@ -1,4 +1,4 @@
-"""The answer to a generation on its way out: the JSON around the images, its bytes in pieces, and what spoils them.
+"""A billed answer on its way out: the JSON around the images, its bytes in pieces, and what spoils them.
 
 Owns how a billed answer looks on the wire, faults included. Refuses to decide about faults and to bill.
 """
@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from runner.simulator.bill import Bill, Entry
 from runner.simulator.faults import Fault
 from runner.simulator.studio import Shot
+from runner.simulator.tokens import Charge
 from runner.simulator.validate import Order
 from runner.simulator.wire import Wire
 
@@ -49,8 +50,7 @@ def compose(
     shots: Sequence[Shot],
     *,
     created: int,
-    input_tokens: int,
-    output_tokens: int,
+    charge: Charge,
     fault: Fault | None = None,
     urls: Sequence[str] = (),
 ) -> Body:
@@ -60,7 +60,7 @@ def compose(
         "created": created,
         "background": "transparent" if order.transparent else "opaque",
     }
-    tail = _tail(order, input_tokens, output_tokens, kind)
+    tail = _tail(order, charge, kind)
     match kind:
         case "empty":
             return Body.of(b"")
@@ -86,7 +86,7 @@ def compose(
             return plain
 
 
-def _tail(order: Order, input_tokens: int, output_tokens: int, kind: str | None) -> dict[str, object]:
+def _tail(order: Order, charge: Charge, kind: str | None) -> dict[str, object]:
     tail: dict[str, object] = {}
     if order.output_format in _TOLD_FORMATS:
         tail["output_format"] = order.output_format
@@ -95,14 +95,14 @@ def _tail(order: Order, input_tokens: int, output_tokens: int, kind: str | None)
     if order.size in _TOLD_SIZES:
         tail["size"] = order.size
     if kind == "zero_usage":
-        input_tokens = output_tokens = 0
+        charge = Charge(0, 0, 0, 0)
     if kind != "missing_usage":
         tail["usage"] = {
-            "input_tokens": input_tokens,
-            "input_tokens_details": {"image_tokens": 0, "text_tokens": input_tokens},
-            "output_tokens": output_tokens,
-            "output_tokens_details": {"image_tokens": output_tokens, "text_tokens": 0},
-            "total_tokens": input_tokens + output_tokens,
+            "input_tokens": charge.input_tokens,
+            "input_tokens_details": {"image_tokens": charge.image_tokens, "text_tokens": charge.text_tokens},
+            "output_tokens": charge.output_tokens,
+            "output_tokens_details": {"image_tokens": charge.output_tokens, "text_tokens": 0},
+            "total_tokens": charge.total_tokens,
         }
     return tail
 

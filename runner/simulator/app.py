@@ -14,6 +14,8 @@ import math
 import secrets
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from runner import catalog
 from runner.catalog import Model
 from runner.errors import InputError
-from runner.simulator import Settings, latency, problems, tokens, validate
+from runner.simulator import Settings, intake, latency, problems, tokens, validate
 from runner.simulator.answers import ImagesAnswer, compose
 from runner.simulator.bill import Bill
 from runner.simulator.faults import REFUSALS, Counters, Fault, Faults, refusal
+from runner.simulator.intake import Files, Intake
 from runner.simulator.limits import Limits
 from runner.simulator.problems import Problem
 from runner.simulator.studio import Shot, Studio
+from runner.simulator.validate import Order
 from runner.simulator.wire import Wire
 
-_MAX_BODY_BYTES = 4_000_000
+_Reading = Callable[[Request], AbstractAsyncContextManager[tuple[Order, Files]]]
 _log = logging.getLogger("runner.simulator")
 
 
@@ -64,6 +68,8 @@ class Simulator:
         self.samples = Counters()
         self.bill = Bill(settings.bill_path)
         self.studio = Studio(seed=settings.seed, art=settings.art, payload_kb=settings.payload_kb)
+        self.intake = Intake(self.catalog, self.studio.run)
+        self._counts_inputs = self.catalog.counts_input_images("simulator")
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def close(self) -> None:
@@ -77,6 +83,7 @@ class Simulator:
         """The ASGI application."""
         routes = [
             Route("/v1/images/generations", self.generations, methods=["POST"]),
+            Route("/v1/images/edits", self.edits, methods=["POST"]),
             Route("/v1/models", self.models),
             Route("/v1/models/{name}", self.model),
             Route("/simulator/bill", self.show_bill),
@@ -102,18 +109,26 @@ class Simulator:
 
     async def generations(self, request: Request) -> Any:
         """POST /v1/images/generations."""
+        return await self._serve(request, self.intake.generation)
+
+    async def edits(self, request: Request) -> Any:
+        """POST /v1/images/edits."""
+        return await self._serve(request, self.intake.edit)
+
+    async def _serve(self, request: Request, reading: _Reading) -> Any:
         self.bill.count_request()
         try:
-            return await self._generate(request)
+            self._authorise(request)
+            async with reading(request) as (order, files):
+                return await self._fulfil(request, order, files)
         except Problem as problem:
             self.bill.count_rejection(problem.counted_as)
+            await intake.drain(request)
             headers = self.limits.headers(time.monotonic())
             problem.headers = {**headers, **problem.headers}
             raise
 
-    async def _generate(self, request: Request) -> Any:
-        self._authorise(request)
-        order = validate.generation(await _body(request), self.catalog)
+    async def _fulfil(self, request: Request, order: Order, files: Files) -> Any:
         verdict = self.faults.decide(order.prompt)
         self.bill.count_faults(verdict.kinds)
         fault = verdict.fault
@@ -122,23 +137,18 @@ class Simulator:
             if fault.kind in REFUSALS:
                 raise refusal(fault, order.asked_model)
             return _Unanswered(fault)
-        input_tokens = tokens.prompt_tokens(order.prompt)
-        output_tokens = order.n * tokens.output_tokens(order.model, order.quality, order.width, order.height)
-        self.limits.book(time.monotonic(), model=order.asked_model, images=order.n, tokens=input_tokens + output_tokens)
+        charge = tokens.charge(order)
+        images = max(order.n, len(order.inputs)) if self._counts_inputs else order.n
+        self.limits.book(time.monotonic(), model=order.asked_model, images=images, tokens=charge.total_tokens)
         sample = self.samples.next(order.identity)
         await asyncio.sleep(self.latency() + verdict.delay_s)
-        shots = await self.studio.make(order, sample, fault.kind if fault else None)
+        shots = await self.studio.make(order, sample, fault.kind if fault else None, files)
         request_id: str = request.state.request_id
         urls = self._publish(request, shots, order.output_format) if fault and fault.kind == "url" else []
         entry = self.bill.record(
             request_id=request_id,
-            model=order.asked_model,
-            size=order.size,
-            quality=order.quality,
-            prompt=order.prompt,
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cost_microusd=tokens.cost_microusd(order.prices, text_in=input_tokens, image_in=0, image_out=output_tokens),
+            order=order,
+            charge=charge,
             images=[shot.sha256 for shot in shots],
             delivered=fault.kind if fault else "faulty",
         )
@@ -146,8 +156,7 @@ class Simulator:
             order,
             shots,
             created=int(time.time()),
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
+            charge=charge,
             fault=fault,
             urls=urls,
         )
@@ -230,7 +239,7 @@ class Simulator:
     async def set_faults(self, request: Request) -> Response:
         """POST /simulator/faults."""
         try:
-            given: Any = json.loads(await _body(request))
+            given: Any = json.loads(await intake.body(request))
         except ValueError:
             given = None
         rules = given.get("rules") if isinstance(given, dict) else None
@@ -253,15 +262,6 @@ class _Unanswered:
         if self._fault.kind == "reset":
             Wire.of(scope).reset()
         await Wire.ended(receive)
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _MAX_BODY_BYTES:
-            raise Problem(413, f"The body of the request is larger than {_MAX_BODY_BYTES} bytes.")
-    return bytes(body)
 
 
 async def _on_problem(request: Request, problem: Problem) -> Response:

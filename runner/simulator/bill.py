@@ -13,11 +13,13 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.errors import InputError
+from runner.simulator.tokens import Charge
+from runner.simulator.validate import Order
 
 _READ_BYTES = 1 << 18
 _STATE_CHARS = 20
@@ -38,6 +40,7 @@ class _Totals:
     images: int = 0
     cost_microusd: int = 0
     input_tokens: int = 0
+    input_image_tokens: int = 0
     output_tokens: int = 0
 
     def add(self, entry: dict[str, Any]) -> None:
@@ -45,6 +48,8 @@ class _Totals:
         self.images += len(entry["images"])
         self.cost_microusd += entry["cost_microusd"]
         self.input_tokens += entry["input_tokens"]
+        # Bills from before there were edits do not have it.
+        self.input_image_tokens += entry.get("input_image_tokens", 0)
         self.output_tokens += entry["output_tokens"]
 
     def told(self) -> dict[str, int]:
@@ -126,13 +131,8 @@ class Bill:
         self,
         *,
         request_id: str,
-        model: str,
-        size: str,
-        quality: str,
-        prompt: str,
-        input_tokens: int,
-        output_tokens: int,
-        cost_microusd: int,
+        order: Order,
+        charge: Charge,
         images: Sequence[str],
         delivered: str = "faulty",
     ) -> Entry:
@@ -143,14 +143,19 @@ class Bill:
         entry = {
             "request_id": request_id,
             "time": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "model": model,
-            "size": size,
-            "quality": quality,
-            "prompt_sha256": hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest(),
-            "prompt": prompt[:200],
-            "input_tokens": input_tokens,
-            "output_tokens": output_tokens,
-            "cost_microusd": cost_microusd,
+            "endpoint": "edits" if order.edits else "generations",
+            "model": order.asked_model,
+            "size": order.size,
+            "quality": order.quality,
+            "prompt_sha256": hashlib.sha256(order.prompt.encode("utf-8", "surrogatepass")).hexdigest(),
+            "prompt": order.prompt[:200],
+            "inputs": [asdict(each) for each in order.inputs],
+            "mask": asdict(order.mask) if order.mask else None,
+            "input_tokens": charge.input_tokens,
+            "input_text_tokens": charge.text_tokens,
+            "input_image_tokens": charge.image_tokens,
+            "output_tokens": charge.output_tokens,
+            "cost_microusd": charge.cost_microusd,
             "images": list(images),
         }
         head = json.dumps(entry)[:-1].encode() + b', "delivered": '

@@ -19,12 +19,15 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-_DETAIL = {"low": 1, "medium": 2, "high": 3, "xhigh": 4, "max": 5}
+DETAIL = {"low": 1, "medium": 2, "high": 3, "xhigh": 4, "max": 5}
 _MAX_FINE_PIXELS = 4_000_000
 """Above this area a scene is drawn at its own size: twice that would cost more memory than it is worth."""
 _MAX_WORDS_CHARS = 420
 _INK = 250
 _CARD = 14
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +49,20 @@ def paint(sketch: Sketch) -> Image.Image:
     chance = random.Random(sketch.seed)  # noqa: S311
     fine = 2 if sketch.width * sketch.height <= _MAX_FINE_PIXELS else 1
     scene = chance.choice(_SCENES)
-    ramp = _ramp(chance)
-    image = scene(sketch.width * fine, sketch.height * fine, _DETAIL.get(sketch.quality, 3), chance)
+    colours = ramp(chance)
+    image = scene(sketch.width * fine, sketch.height * fine, DETAIL.get(sketch.quality, 3), chance)
     if fine > 1:
         image = image.reduce(fine)
-    card = _write(image, sketch)
-    image.putpalette(ramp)
+    card = write(image, sketch.words, sketch.caption)
+    image.putpalette(colours)
     if not sketch.transparent:
         return image
     coloured = image.convert("RGBA")
-    coloured.putalpha(_vignette(sketch, card))
+    coloured.putalpha(vignette(sketch, card))
     return coloured
 
 
-def _ramp(chance: random.Random) -> bytes:
+def ramp(chance: random.Random) -> bytes:
     """256 RGB colours from nearly black to nearly white, turning through neighbouring hues on the way."""
     hue = chance.random()
     turn = chance.choice((-1, 1)) * chance.uniform(0.06, 0.17)
@@ -313,11 +316,15 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     return [*lines, line] if line else lines
 
 
-def _write(image: Image.Image, sketch: Sketch) -> tuple[int, int, int, int]:
-    """Writes words and caption onto a card at the foot of `image`, and gives the card's box in pixels."""
-    width, height = image.size
+def write(image: Image.Image, words: str, caption: str, area: Box | None = None) -> Box:
+    """Writes words and caption onto a card at the foot of `area` (the whole of `image`), and gives the card's box.
+
+    `image` is grey or in colours. Where it is too narrow for the caption, only `simulated` stands there.
+    """
+    left, top, right, bottom = area or (0, 0, *image.size)
+    width, height = right - left, bottom - top
     unit = min(width, height)
-    words = " ".join(sketch.words.encode("utf-8", "replace").decode("utf-8").split())
+    words = " ".join(words.encode("utf-8", "replace").decode("utf-8").split())
     if len(words) > _MAX_WORDS_CHARS:
         words = words[: _MAX_WORDS_CHARS - 1].rstrip() + "\u2026"
     margin, pad = max(2, round(unit * 0.04)), max(2, round(unit * 0.03))
@@ -335,21 +342,27 @@ def _write(image: Image.Image, sketch: Sketch) -> tuple[int, int, int, int]:
     small = _fonts.of(max(6, round(unit * 0.023)))
     note = round(unit * 0.023 * 1.9)
     card_height = 2 * pad + leading * len(lines) + note
-    box = (margin, height - margin - card_height, width - margin, height - margin)
+    box = (left + margin, bottom - margin - card_height, right - margin, bottom - margin)
     draw = ImageDraw.Draw(image)
-    draw.rounded_rectangle(box, radius=pad, fill=_CARD)
-    x, y = margin + pad, box[1] + pad
+    draw.rounded_rectangle(box, radius=pad, fill=_tone(image, _CARD))
+    x, y = left + margin + pad, box[1] + pad
     for line in lines:
-        draw.text((x, y), line, font=font, fill=_INK)
+        draw.text((x, y), line, font=font, fill=_tone(image, _INK))
         y += leading
     y += note - round(unit * 0.023 * 1.1)
-    draw.text((x, y), sketch.caption, font=small, fill=190)
     mark = "simulated"
-    draw.text((width - margin - pad - small.getlength(mark), y), mark, font=small, fill=220)
+    room = inner - small.getlength(mark)
+    if small.getlength(caption) < room:
+        draw.text((x, y), caption, font=small, fill=_tone(image, 190))
+    draw.text((x + room, y), mark, font=small, fill=_tone(image, 220))
     return box
 
 
-def _vignette(sketch: Sketch, card: tuple[int, int, int, int]) -> Image.Image:
+def _tone(image: Image.Image, grey: int) -> int | tuple[int, int, int]:
+    return grey if image.mode == "L" else (grey, grey, grey)
+
+
+def vignette(sketch: Sketch, card: Box) -> Image.Image:
     """The alpha channel: the scene in an ellipse, the card whole, nothing around them."""
     width, height = sketch.width, sketch.height
     alpha = Image.new("L", (width * 2, height * 2), 0)

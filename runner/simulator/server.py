@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -21,9 +23,13 @@ from runner.simulator import Settings
 from runner.simulator.app import Simulator
 from runner.simulator.wire import WiredProtocol
 
+if sys.platform != "win32":
+    import resource
+
 _BACKLOG = 4096
 _KEEP_ALIVE_S = 300
 """Long, so that a connection is never closed under a client that was about to use it again."""
+_MOST_OPEN_FILES = 65_536
 _GRACE_S = 1
 """How long a stop waits for answers that are under way."""
 
@@ -55,6 +61,10 @@ class _Server(uvicorn.Server):
 def serve(settings: Settings, *, on_ready: Callable[[str], None], stop_when_stdin_closes: bool) -> None:
     """See `runner.simulator.serve`."""
     simulator = Simulator(settings)
+    _allow_open_files()
+    # What the readers of forms and pictures say beside their errors has no reader here: the answer tells it.
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     try:
         listener = _listen(settings.host, settings.port)
         config = uvicorn.Config(
@@ -78,6 +88,17 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None], stop_when_stdi
             asyncio.run(server.serve(sockets=[listener]))
     finally:
         simulator.close()
+
+
+def _allow_open_files() -> None:
+    """As many as the system grants: each picture of an edit that is in flight is one."""
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from runner.simulator import container, draw
+from runner.simulator import container, draw, retouch
+from runner.simulator.intake import NO_FILES, Files
 from runner.simulator.validate import Order
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +44,22 @@ class Studio:
         """Drops what has not begun."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def make(self, order: Order, sample: int, fault: str | None = None) -> list[Shot]:
-        """The images of an order (`order.n` of them); some faults want them spoilt."""
-        loop = asyncio.get_running_loop()
-        return [
-            await loop.run_in_executor(self._threads, self._make, order, sample * order.n + index, fault)
-            for index in range(order.n)
-        ]
+    async def run(self, function: Callable[..., T], /, *arguments: Any) -> T:
+        """What `function(*arguments)` gives, from one of the workers."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
-    def _make(self, order: Order, sample: int, fault: str | None) -> Shot:
+    async def make(self, order: Order, sample: int, fault: str | None = None, files: Files = NO_FILES) -> list[Shot]:
+        """The images of an order (`order.n` of them); some faults want them spoilt.
+
+        Raises:
+            Problem: a picture of the order proves broken when it is decoded.
+        """
+        return [await self.run(self._make, order, sample * order.n + index, fault, files) for index in range(order.n)]
+
+    def _make(self, order: Order, sample: int, fault: str | None, files: Files) -> Shot:
         # Quality and size stay out of it: variants of one prompt show the same scene.
-        text = f"{self._seed}/{sample}/{order.prompt}".encode("utf-8", "replace")
+        pictured = f"/{order.pictured}" if order.edits else ""
+        text = f"{self._seed}/{sample}/{order.prompt}{pictured}".encode("utf-8", "replace")
         seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
         width, height, output_format = order.width, order.height, order.output_format
         if fault == "wrong_size":
@@ -69,7 +78,8 @@ class Studio:
                 seed=seed,
                 transparent=order.transparent,
             )
-            data = container.encode(draw.paint(sketch), output_format, order.compression)
+            image = retouch.paint(sketch, files) if order.edits else draw.paint(sketch)
+            data = container.encode(image, output_format, order.compression)
         note = f"simulated; {order.asked_model}; {order.size}; {order.quality}; {seed:016x}"
         data = container.label(data, output_format, note, self._fill_to_bytes)
         if fault == "not_image":

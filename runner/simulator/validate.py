@@ -1,20 +1,22 @@
 """Reads a request for images as the API does: every parameter checked, every default filled in.
 
-Owns what counts as a valid request. Refuses to know keys, limits and faults.
+Owns what counts as a valid parameter, for generations and edits alike. Refuses to know keys, limits and faults, and how
+a body or a picture is read (`intake`, `pictures`).
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from runner.catalog import Catalog, Model, Prices
 from runner.errors import InputError
+from runner.simulator.pictures import Picture
 from runner.simulator.problems import Problem, invalid, model_not_found
 
-_PARAMETERS = frozenset(
+_COMMON = frozenset(
     {
         "model",
         "prompt",
@@ -24,18 +26,25 @@ _PARAMETERS = frozenset(
         "background",
         "output_format",
         "output_compression",
-        "moderation",
         "user",
         "safety_identifier",
         "stream",
         "partial_images",
     }
 )
+_GENERATION = _COMMON | {"moderation"}
+_FORM_EDIT = _COMMON | {"input_fidelity"}
+_JSON_EDIT = _COMMON | {"input_fidelity", "moderation"}
+_WHOLE_NUMBERS = ("n", "output_compression", "partial_images")
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A valid request with nothing left open. Sizes are pixels; `compression` is 0-100."""
+    """A valid request with nothing left open. Sizes are pixels; `compression` is 0-100.
+
+    `fidelity`, `inputs` and `mask` are an edit's: the word that was asked for (None: the model's own), and what came
+    with it. `edits` tells the two kinds of request apart.
+    """
 
     asked_model: str
     model: Model
@@ -48,6 +57,10 @@ class Order:
     output_format: str
     transparent: bool
     compression: int
+    edits: bool = False
+    fidelity: str | None = None
+    inputs: tuple[Picture, ...] = ()
+    mask: Picture | None = None
 
     @property
     def size(self) -> str:
@@ -66,7 +79,14 @@ class Order:
             self.output_format,
             self.transparent,
             self.compression,
+            *((self.fidelity, self.pictured) if self.edits else ()),
         )
+
+    @property
+    def pictured(self) -> str:
+        """What came with the request, by its contents: empty for a generation."""
+        mask = (f"mask {self.mask.sha256}",) if self.mask else ()
+        return "/".join((*(each.sha256 for each in self.inputs), *mask))
 
 
 def find_model(catalog: Catalog, name: str) -> tuple[Model, Prices]:
@@ -85,26 +105,48 @@ def find_model(catalog: Catalog, name: str) -> tuple[Model, Prices]:
     return model, prices
 
 
-def generation(body: bytes, catalog: Catalog) -> Order:
-    """The order that is in the body of `POST /v1/images/generations`.
+def generation(given: Mapping[str, Any], catalog: Catalog) -> Order:
+    """The order that these parameters of `POST /v1/images/generations` make.
 
     Raises:
         Problem: the request is not valid; `param` names the parameter.
     """
-    try:
-        given: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        raise invalid("The body of the request could not be parsed as JSON.", None, None) from None
-    if not isinstance(given, dict):
-        raise invalid("The body of the request is not a JSON object.", None, None)
-    for name in given:
-        if name not in _PARAMETERS:
-            raise invalid(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
+    return _order(given, catalog, _GENERATION)
+
+
+def edit(given: Mapping[str, Any], catalog: Catalog, *, is_form: bool) -> Order:
+    """The order that these parameters of `POST /v1/images/edits` make, without its pictures yet.
+
+    In a form (`is_form`) every value is a text.
+
+    Raises:
+        Problem: the request is not valid; `param` names the parameter.
+    """
+    return _order(_numbers(given) if is_form else given, catalog, _FORM_EDIT if is_form else _JSON_EDIT, edits=True)
+
+
+def _numbers(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a form, with those that are no texts by their nature read; what cannot be read stays a text."""
+    read = dict(given)
+    for name in _WHOLE_NUMBERS:
+        if re.fullmatch(r"-?[0-9]{1,9}", read.get(name, ""), re.ASCII):
+            read[name] = int(read[name])
+    if read.get("stream") in ("true", "false"):
+        read["stream"] = read["stream"] == "true"
+    return read
+
+
+def _order(given: Mapping[str, Any], catalog: Catalog, parameters: frozenset[str], *, edits: bool = False) -> Order:
+    for parameter in given:
+        if parameter not in parameters:
+            raise invalid(f"Unknown parameter: '{parameter}'.", parameter, "unknown_parameter")
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     name = _text(asked, "model")
     if name is None:
         raise invalid("Missing required parameter: 'model'.", "model", "missing_required_parameter")
     model, prices = find_model(catalog, name)
+    if edits and model.input_tokens is None:
+        raise invalid(f"The model '{name}' makes no edits.", "model")
     if asked.get("stream", False) is not False or asked.get("partial_images", 0) != 0:
         param = "stream" if "stream" in asked else "partial_images"
         raise invalid("The simulator does not stream partial images.", param, "unsupported_value")
@@ -139,7 +181,17 @@ def generation(body: bytes, catalog: Catalog) -> Order:
         output_format=output_format,
         transparent=background == "transparent",
         compression=compression,
+        edits=edits,
+        fidelity=_fidelity(asked, name, model),
     )
+
+
+def _fidelity(asked: Mapping[str, Any], name: str, model: Model) -> str | None:
+    if asked.get("input_fidelity") is None:
+        return None
+    if not model.input_fidelities:
+        raise invalid(f"The model '{name}' does not support 'input_fidelity'.", "input_fidelity")
+    return _one_of(asked, "input_fidelity", model.input_fidelities, "")
 
 
 def _prompt(asked: Mapping[str, Any], model: Model) -> str:

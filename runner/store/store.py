@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -52,7 +53,7 @@ class Store:
         Raises:
             StoreError: they cannot be made or written to, or one of them leads elsewhere.
         """
-        for name in ("images", ".partial", "logs", "superseded"):
+        for name in ("images", ".partial", "logs", "superseded", "composites"):
             self._own(name)
         for name in ("images", ".partial"):
             folder = self._folder / name
@@ -105,6 +106,14 @@ class Store:
         """Whether anything lies at `path` (relative to the output folder)."""
         return os.path.lexists(self.output / path)
 
+    def has(self, path: str, size_bytes: int) -> bool:
+        """Whether a file of this length lies at `path` (relative to the output folder)."""
+        try:
+            found = (self.output / path).lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_size == size_bytes
+
     def place(self, attempt_id: int, path: str) -> None:
         """Give the sealed file of an attempt its own name, durably. Nothing may lie there.
 
@@ -114,6 +123,26 @@ class Store:
             StoreError: something lies there, the path leaves the output folder, or the disk refuses.
         """
         self._rename(self._partial_path(attempt_id), self._target(path))
+
+    def composite_path(self, name: str) -> str:
+        """Where the composite of the asset of this name lies, relative to the output folder; always a PNG."""
+        return f"{self.job}/composites/{name if name.endswith('.png') else f'{name}.png'}"
+
+    def put(self, path: str, data: bytes) -> None:
+        """Let a file that was derived lie at `path`, durably and at once as a whole; what was there is replaced.
+
+        Raises:
+            StoreError: the path leaves the job's folder, or the disk refuses.
+        """
+        temporary = self._own(".partial") / f"put-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
+        target = self._target(path)
+        with explained(target):
+            with os.fdopen(fresh(temporary), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            flush_folder(target.parent)
 
     def move(self, old: str, new: str) -> None:
         """Move a file, both paths relative to the output folder; nothing may lie at `new`."""

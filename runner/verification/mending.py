@@ -134,7 +134,8 @@ class _Mending:
         provider = self._options.provider or (last["provider"] if last is not None else None)
         manifest: str | Path = self._job.manifest_path or self._job.name
         request = invocation.prepare(manifest, replace(self._options, provider=provider), self._ledger)
-        return planner.Quoter(request.catalog, request.provider.name, request.models.effective)
+        seen = invocation.calibrations(request, self._ledger)
+        return planner.Quoter(request.catalog, request.provider.name, request.models.effective, seen=seen)
 
     def _give_up(self, asset_ids: array[int], action: str, detail: str) -> None:
         for chunk in chunks(asset_ids, GIVEN_UP):

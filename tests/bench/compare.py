@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import part_images, part_ledger, part_limiter, part_startup, report
+from tests.bench import part_edits, part_images, part_ledger, part_limiter, part_startup, report
 from tests.bench.measure import Failed, own_peak_bytes
 from tests.bench.report import Section
 from tests.bench.sides import ROOT, Homes
@@ -26,7 +26,7 @@ from tests.bench.sides import ROOT, Homes
 PAGE = ROOT / "docs" / "performance.md"
 TASKS = 1_000_000
 _MOST_LOAD = 0.7
-PARTS = ("cpu", "limiter", "ledger", "startup")
+PARTS = ("cpu", "edits", "limiter", "ledger", "startup")
 _MOST_OWN_BYTES = 60_000_000
 """A child's peak begins at that of its parent: above this, it would be this process that is measured."""
 
@@ -41,6 +41,7 @@ def main() -> int:
         return 1
     parts: dict[str, Callable[[], list[Section]]] = {
         "cpu": lambda: part_images.measure(homes, given.rounds, _tell),
+        "edits": lambda: [part_edits.measure(homes, given.rounds, _tell)],
         "limiter": lambda: [part_limiter.measure(homes, given.rounds, _tell)],
         "ledger": lambda: [part_ledger.measure(homes, given.rounds, given.tasks, _tell)],
         "startup": lambda: [part_startup.measure(homes, given.rounds, _tell)],

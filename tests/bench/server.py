@@ -15,6 +15,7 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import socket
 import sys
@@ -31,6 +32,9 @@ INPUT_TOKENS, OUTPUT_TOKENS = 14, 196
 """What one image of the benchmark's prompts takes: gpt-image-2, 1024x1024, low."""
 _MODEL = "gpt-image-2"
 _BACKLOG = 2048
+_FIELDS_BYTES = 8192
+"""The text fields of a form are shorter than this together."""
+_PROMPT = re.compile(rb'name="prompt"\r\n\r\n(.*?)\r\n', re.DOTALL)
 _MORE = getattr(socket, "MSG_MORE", 0)
 """Where there is none, the head is a packet of its own."""
 
@@ -62,6 +66,8 @@ class Stats:
     in_flight: int = 0
     max_in_flight: int = 0
     bytes_sent: int = 0
+    bytes_received: int = 0
+    """Of forms alone."""
     begun: dict[str, float] = field(default_factory=dict)
     """When each prompt first arrived, let through or not."""
     made: Counter[str] = field(default_factory=Counter)
@@ -76,6 +82,7 @@ class Stats:
             "refused": self.refused,
             "max_in_flight": self.max_in_flight,
             "bytes_sent": self.bytes_sent,
+            "bytes_received": self.bytes_received,
             "last_begun": max(self.begun.values(), default=None),
             "prompts": len(self.begun),
             "prompts_made": len(self.made),
@@ -160,11 +167,22 @@ class Server:
                 length = (
                     int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]) if b"content-length:" in head else 0
                 )
-                while len(buffer) < length:
+                form = b"multipart/form-data" in head
+                while len(buffer) < (min(length, _FIELDS_BYTES) if form else length):
                     more = await loop.sock_recv(connection, 65536)
                     if not more:
                         return
                     buffer += more
+                if form:
+                    # Files are counted, and not kept: the fields come before them.
+                    left, body, buffer = length - len(buffer), buffer, b""
+                    while left > 0 and (more := await loop.sock_recv(connection, min(left, 1 << 20))):
+                        left -= len(more)
+                    self.stats.bytes_received += length - left
+                    if left:
+                        return
+                    await self._image(connection, _PROMPT.findall(body)[0].decode())
+                    continue
                 body, buffer = buffer[:length], buffer[length:]
                 if head.startswith(b"get"):
                     told = json.dumps(self.stats.told()).encode()

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.measure import Failed, Measured, run
+from tests.bench.picture import png
 from tests.bench.server import Settings, as_argument
 
 ROOT = Path(__file__).parents[2]
 PEERS = Path(__file__).parent / "peers"
+INPUTS, INPUT_BYTES, INPUT_SIDE = "inputs", 5_000_000, 1300
 FREE: dict[str, Any] = {"images_per_minute": 10**6, "requests_per_minute": 10**6, "tokens_per_minute": 10**9}
 """Limits that hold nobody back."""
 
@@ -45,6 +47,8 @@ class Order:
     """None leaves it to the runner."""
     limits: Mapping[str, Any] | None = None
     """What the runner's manifest says of the server's limits."""
+    inputs: int = 0
+    """Pictures of 5 MB that go with each request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,7 @@ def manifest(order: Order) -> dict[str, Any]:
         ],
         "settings": {"size": "1024x1024", "quality": "low"},
         "limits": limits,
+        **({"edit": {"images": [f"{INPUTS}/*.png"]}} if order.inputs else {}),
     }
 
 
@@ -123,7 +128,19 @@ def environment(state: Path) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("RUNNER_", "OPENAI_", "PYTHON", "LITELLM_")) and not name.upper().endswith("_PROXY")
     }
-    return kept | {"OPENAI_API_KEY": "sk-bench", "XDG_STATE_HOME": str(state), "PYTHONPATH": str(ROOT)}
+    return kept | {
+        "OPENAI_API_KEY": "sk-bench",
+        "XDG_STATE_HOME": str(state),
+        "XDG_CACHE_HOME": str(state),
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def _write_inputs(folder: Path, count: int) -> None:
+    """So many pictures, no two of which are alike."""
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number:02d}.png").write_bytes(png(INPUT_BYTES, seed=number, side=INPUT_SIDE))
 
 
 def make(side: str, homes: Homes, settings: Settings, order: Order) -> Outcome:
@@ -135,6 +152,7 @@ def make(side: str, homes: Homes, settings: Settings, order: Order) -> Outcome:
     with serving(settings) as url, folder(homes) as scratch:
         environ = environment(scratch / "state")
         base_url = f"{url}/v1"
+        _write_inputs(scratch / INPUTS, order.inputs)
         if side == "runner":
             job = scratch / "bench.yaml"
             job.write_text(json.dumps(manifest(order)))  # JSON is YAML
@@ -150,6 +168,7 @@ def make(side: str, homes: Homes, settings: Settings, order: Order) -> Outcome:
             (scratch / "images").mkdir()
             script, *more = {
                 "plain": ["plain.py"],
+                "plain edits": ["plain_edits.py", str(scratch / INPUTS)],
                 "plain+aiohttp": ["plain.py", "aiohttp"],
                 "litellm": ["litellm_peer.py"],
                 "floor": ["floor.py"],

@@ -65,6 +65,18 @@ def test_sides_get_the_same_images(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_sides_send_the_same_pictures(tmp_path: Path) -> None:
+    """Both send every file with every request: as many bytes, but for the words of the form around them."""
+    homes = Homes(Path(sys.executable), Path(sys.executable), tmp_path)
+    sent = []
+    for side in ("runner", "plain edits"):
+        outcome = make(side, homes, Settings(image_bytes=50_000), Order(2, 2, inputs=2))
+        assert (outcome.images, outcome.stats["prompts_made"]) == (2, 2)
+        sent.append(outcome.stats["bytes_received"])
+    assert min(sent) > 4 * 4_900_000
+    assert abs(sent[0] - sent[1]) < 2_000
+
+
 def test_what_ends_badly_is_no_figure(tmp_path: Path) -> None:
     """Neither a command that fails nor one that never ends."""
     with pytest.raises(Failed, match="ended with 3"):

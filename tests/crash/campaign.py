@@ -77,6 +77,7 @@ class Totals:
             f"  money              billed {usd(count['billed microusd'])}, settled {usd(count['settled microusd'])}, "
             f"in doubt {usd(count['doubt microusd'])} ({count['in doubt']} attempts)"
         )
+        yield f"  edits              {count['composites']} composites on record"
         yield f"  budgets            {count['capped rounds']} rounds have one, {count['ended at the cap']} ended at it"
         yield "  violations"
         yield f"    images lost                           {count['lost']}"
@@ -172,7 +173,8 @@ def main() -> int:
     given = parser.parse_args()
     keep = given.keep or Path(tempfile.mkdtemp(prefix="runner-crash-"))
     with tempfile.TemporaryDirectory(prefix="runner-state-") as state:
-        os.environ["XDG_STATE_HOME"] = state  # the runs pace each other there, and nobody else
+        # The runs pace each other there, keep their converted pictures there, and nobody else.
+        os.environ["XDG_STATE_HOME"] = os.environ["XDG_CACHE_HOME"] = state
         totals = campaign(given.kills, given.seed, tell=_print, keep=keep, round_seed=given.round_seed)
     for line in totals.lines():
         _print(line)

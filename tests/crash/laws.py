@@ -31,6 +31,8 @@ _QUERIES = {
     "JOIN jobs j ON j.id = t.job_id JOIN prompts p ON p.id = t.prompt_row",
     "attempts": "SELECT * FROM attempts ORDER BY id",
     "assets": "SELECT * FROM assets",
+    "renditions": "SELECT r.*, t.revision = j.revision AND t.status = 'done' AS wanted FROM renditions r "
+    "JOIN tasks t ON t.id = r.task_id JOIN jobs j ON j.id = t.job_id",
 }
 
 
@@ -43,6 +45,7 @@ class Books:
     tasks: list[Row] = field(default_factory=list)
     attempts: list[Row] = field(default_factory=list)
     assets: list[Row] = field(default_factory=list)
+    renditions: list[Row] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
 
     @classmethod
@@ -293,6 +296,7 @@ def at_the_end(books: Books, entries: Sequence[Row], output: Path, *, complete: 
             yield f"a temporary file is left: {path}"
         if parts[1:2] in (["images"], ["superseded"]) and path not in expected:
             yield f"nobody knows the file {path}"
+    yield from _composites(books, files)
     for job in books.jobs:
         wanted = [task for task in books.tasks if task["job_id"] == job["id"] and task["wanted"]]
         if len(wanted) != job["wanted"]:
@@ -302,6 +306,22 @@ def at_the_end(books: Books, entries: Sequence[Row], output: Path, *, complete: 
                 yield f"task {task['id']} of {job['name']} is {task['status']}"
             if task["status"] in ("running", "submitted"):
                 yield f"task {task['id']} of {job['name']} was left {task['status']}"
+
+
+def _composites(books: Books, files: Mapping[str, str]) -> Iterator[str]:
+    """Every image that starts from pictures is pasted back, once, under its own name and from the bytes that it has."""
+    assets = {asset["task_id"]: asset for asset in books.assets}
+    made = {rendition["task_id"]: rendition for rendition in books.renditions}
+    for task in books.tasks:
+        if task["edit_row"] is None or not task["wanted"] or task["status"] != "done":
+            continue
+        composite = made.get(task["id"])
+        if composite is None:
+            yield f"{task['name']} of {task['job']} has no composite"
+        elif files.get(composite["path"]) != composite["sha256"]:
+            yield f"the composite {composite['path']} is not what is on record"
+        elif composite["asset_sha256"] != assets[task["id"]]["sha256"] or composite["task_name"] != task["name"]:
+            yield f"the composite {composite['path']} is of another image"
 
 
 def told(books: Books, summaries: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 PEERS: Mapping[str, Mapping[str, Any]] = {
@@ -26,6 +26,8 @@ FAULTS = (
 )
 WORST_MICROUSD = 6_000
 """About what is reserved for one of these images."""
+PICTURES_MICROUSD = 70_000
+"""About what is reserved for the two pictures that an image starts from, in rounds of edits."""
 NAMES = ("{{ prompt_id }}-{{ size }}", "by size/{{ size }}/{{ prompt_id }}", "{{ prompt_id }}/{{ size }}")
 
 
@@ -44,6 +46,13 @@ class Plan:
     hold: bool
     edits: bool
     two_jobs: bool
+    from_pictures: bool
+    """Whether every image starts from two pictures and a mask, and is pasted back."""
+
+    @property
+    def worst_microusd(self) -> int:
+        """About what is reserved for one image."""
+        return WORST_MICROUSD + (PICTURES_MICROUSD if self.from_pictures else 0)
 
     @classmethod
     def thrown(cls, seed: int, peers: Sequence[str] = tuple(PEERS)) -> Plan:
@@ -56,10 +65,8 @@ class Plan:
             chosen = dice.sample(FAULTS, dice.randint(1, 4))
             faults = tuple(_rule(kind, dice) for kind in chosen)
         two_jobs = dice.random() < 0.2
-        cap = None
-        if dice.random() < 0.25:
-            cap = round(prompts * len(sizes) * WORST_MICROUSD * dice.uniform(0.1, 1.5))
-        return cls(
+        cap_share = dice.uniform(0.1, 1.5) if dice.random() < 0.25 else None
+        plan = cls(
             seed=seed,
             peer=dice.choice(peers),
             prompts=prompts,
@@ -67,17 +74,21 @@ class Plan:
             concurrency=dice.randint(1, 12),
             kills=dice.randint(1, 6),
             faults=faults,
-            cap_microusd=cap,
+            cap_microusd=None,
             hold=dice.random() < 0.2,
             edits=dice.random() < 0.4,
             two_jobs=two_jobs,
+            from_pictures=dice.random() < 0.35,
         )
+        if cap_share is None:
+            return plan
+        return replace(plan, cap_microusd=round(prompts * len(sizes) * plan.worst_microusd * cap_share))
 
     def told(self) -> str:
         """The plan in one line."""
         parts = [f"{self.prompts} prompts", f"{len(self.sizes)} sizes", f"{self.concurrency} at a time", self.peer]
         parts += [f"cap {self.cap_microusd} microusd"] if self.cap_microusd is not None else []
-        parts += [word for word in ("hold", "edits", "two_jobs") if getattr(self, word)]
+        parts += [word for word in ("hold", "edits", "two_jobs", "from_pictures") if getattr(self, word)]
         return ", ".join([*parts, *self.faults])
 
 

@@ -18,14 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageOps
+
 from tests.crash import laws, steps
 from tests.crash.crash_support import Bench, DyingRunner, Ended, environment, events_of
 from tests.crash.laws import Asked, Books
-from tests.crash.plans import NAMES, WORST_MICROUSD, Plan, Report
+from tests.crash.plans import NAMES, Plan, Report
 from tests.crash.steps import Step
 from tests.edges.simulator_support import Peer
 
 MOST_RESUMES = 12
+STYLE = "style.png"
 
 
 @dataclass(slots=True)
@@ -55,6 +58,11 @@ class Round:
             _Job(name, [f"Scene {number} of round {plan.seed}" for number in range(plan.prompts)])
             for name in (("first", "second") if plan.two_jobs else ("first",))
         ]
+        self._picture = "picture.png"
+        if plan.from_pictures:
+            for name, colour in ((self._picture, "teal"), (STYLE, "gold")):
+                gradient = Image.radial_gradient("L").resize((128, 128))
+                ImageOps.colorize(gradient, "black", "white", colour).save(folder / name)
         self._texts = {text for job in self._jobs for text in job.texts}
         self._ceiling: dict[Asked, int] = {}
         self._open: set[int] = set()
@@ -120,7 +128,7 @@ class Round:
         done = sum(task["status"] == "done" and task["job"] == job.name for task in books.tasks)
         left = wanted - done
         if self._plan.cap_microusd is not None:
-            left = min(left, self._plan.cap_microusd // WORST_MICROUSD - done)
+            left = min(left, self._plan.cap_microusd // self._plan.worst_microusd - done)
         left = max(1, left)
         weights: dict[str, float] = {"image": 45, "system": 16, "inside": 8, "frame": 7, "timer": 18, "process": 6}
         if books.open():
@@ -129,6 +137,8 @@ class Round:
             weights["naming"] = 40
         if self._plan.faults:
             weights["failure"] = 15
+        if self._plan.from_pictures:
+            weights["pictures"] = 30
         kind = dice.choices(list(weights), list(weights.values()))[0]
         match kind:
             case "timer":
@@ -150,6 +160,9 @@ class Round:
                 step = dice.choice(steps.INSIDE)
                 order = step.kill(dice.randint(1, left) if ":do_commit" in step.place else 1)
                 return kind, _name(step), order | {"after_s": round(dice.uniform(0, 0.01), 5)}
+            case "pictures":
+                step = dice.choice(steps.PICTURES)
+                return kind, _name(step), step.kill(dice.randint(1, max(1, round(left * 0.7))))
             case "clearing" | "naming":
                 step = dice.choice(steps.CLEARING if kind == "clearing" else steps.NAMING)
                 return kind, _name(step), step.kill(dice.randint(1, 3))
@@ -288,7 +301,7 @@ class Round:
             if attempt["job_id"] == mine
         )
         cap = self._plan.cap_microusd
-        if cap is None or spent + 2 * WORST_MICROUSD <= cap:
+        if cap is None or spent + 2 * self._plan.worst_microusd <= cap:
             yield f"{job.name} stopped at its budget with {spent} of {cap} microusd spent"
 
     def _ended(self, job: _Job, ended: Ended) -> None:
@@ -322,6 +335,7 @@ class Round:
                 "spoilt": reckoning.spoilt,
                 "beyond": reckoning.beyond,
                 "lost": sum(asset["sha256"] not in on_disk for asset in books.assets),
+                "composites": len(books.renditions),
                 "over the cap": self._plan.cap_microusd is not None
                 and bill > self._plan.cap_microusd * len(self._jobs),
                 "capped rounds": self._plan.cap_microusd is not None,
@@ -333,10 +347,15 @@ class Round:
 
     def _edit(self, job: _Job) -> None:
         """Change the manifest as a person would between two nights."""
-        change = self._dice.choice(["names", "more", "another text", "fewer"])
-        if job.over == 0 and change in ("names", "fewer"):
+        renaming = ["pictures renamed"] if self._plan.from_pictures else []
+        change = self._dice.choice(["names", "more", "another text", "fewer", *renaming])
+        if job.over == 0 and change in ("names", "fewer", "pictures renamed"):
             change = "more"  # else there is nothing to be killed at
         match change:
+            case "pictures renamed":
+                new = f"picture {self._dice.getrandbits(32)}.png"
+                (self._folder / self._picture).rename(self._folder / new)
+                self._picture = new
             case "names":
                 job.template = self._dice.choice(NAMES)
             case "more":
@@ -357,6 +376,13 @@ class Round:
             "settings": {"quality": "low"},
             "timeouts": {"first_byte_s": 20, "stall_s": 1.0},
         }
+        if self._plan.from_pictures:
+            more["edit"] = {
+                "images": [self._picture],
+                "references": [STYLE],
+                "mask": {"box": [10, 20, 70, 60], "feather": 3},
+                "composite": True,
+            }
         if self._plan.cap_microusd is not None:
             more["budget"] = {"usd": f"{self._plan.cap_microusd / 1e6:.6f}", "per": "job"}
         bench = dataclasses.replace(self._bench, prompts=tuple(job.texts))

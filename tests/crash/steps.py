@@ -127,6 +127,18 @@ NAMING = [
 ]
 """What a run does before its first request when others have its images, or its manifest gives new names."""
 
+PICTURES = [
+    Step(f"{name}, {when}", place, when)
+    for name, place in (
+        ("inputs found", "runner.inputs.inputs:Inputs.fetch"),
+        ("composite kept", "runner.engine.composites:Compositor._keep"),
+        ("composite put", f"{STORE}put"),
+        ("composite on record", f"{LEDGER}rendered"),
+    )
+    for when in ("before", "after")
+]
+"""What is done for an image that starts from pictures, beside what is done for any."""
+
 SYSTEM = [
     Step(f"{name}, {when}", place, when)
     for name, place in (

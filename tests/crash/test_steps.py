@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.crash import laws
 from tests.crash.crash_support import Bench, DyingRunner, provider
 from tests.crash.laws import Books
-from tests.crash.steps import CHANGE, CLIENT, FRAME, IMAGE, LEDGER, PARTIAL, STORE, WRITER, Step
+from tests.crash.steps import CHANGE, CLIENT, FRAME, IMAGE, LEDGER, PARTIAL, PICTURES, STORE, WRITER, Step
 from tests.edges.simulator_support import Peer
 
 KILLED, STOPPED_AT_THE_BUDGET = -9, 5
@@ -71,6 +72,27 @@ def test_a_kill_on_an_images_way(dying: DyingRunner, bench: Bench, step: Step) -
     assert account.in_doubt == step.in_doubt
     if step.in_doubt == 0:
         assert account.settled_microusd == account.billed_microusd
+
+
+@pytest.mark.parametrize("step", PICTURES, ids=_named)
+def test_a_kill_beside_an_edit(dying: DyingRunner, bench: Bench, step: Step) -> None:
+    """Dead while a composite is made, or before a request has its pictures: each is pasted once, and paid once.
+
+    Requests that were under way at that moment are the ones that may be repeated.
+    """
+    Image.radial_gradient("L").resize((96, 96)).convert("RGB").save(bench.folder / "base.png")
+    edit = {"images": ["base.png"], "mask": {"box": [8, 8, 40, 40], "feather": 2}, "composite": True}
+    arguments = bench.arguments(bench.write(concurrency=1, more={"edit": edit}))
+    assert dying.run(arguments, bench.folder, kill=step.kill(2)).code == KILLED
+    resumed = dying.run(arguments, bench.folder)
+    assert resumed.code == 0
+    account = bench.hold_against_the_bill()
+    assert account.requests <= len(PROMPTS) + 1
+    books = Books.copied(bench.output / "ledger.sqlite3")
+    assert list(laws.at_the_end(books, bench.peer.entries(), bench.output, complete=True)) == []
+    assert len(books.renditions) == len(PROMPTS)
+    again = dying.run(arguments, bench.folder)
+    assert (again.code, again.count("composed"), bench.peer.bill()["requests"]) == (0, 0, account.requests)
 
 
 @pytest.mark.parametrize("step", FRAME, ids=_named)

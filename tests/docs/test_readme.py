@@ -83,13 +83,16 @@ def test_the_python_block_runs(folder: Path, environment: dict[str, str]) -> Non
     assert done.stdout.split()[-1] == "0"
 
 
-def test_the_yaml_block_is_a_manifest(tmp_path: Path) -> None:
-    """The manifest in the README is valid, and wants what its matrix says: (1 + 4) prompts x 3 variants x 2."""
+def test_the_yaml_blocks_are_manifests(tmp_path: Path) -> None:
+    """They are valid, and want what they say: (1 + 4) prompts x 3 variants x 2, and 3 pictures x 2 motifs."""
     from runner import load, manifest
 
-    path = tmp_path / "readme.yaml"
-    path.write_text(next(text for kind, text in BLOCKS if kind == "yaml"))
-    assert sum(1 for _ in manifest.expand(load(path), simulated=True)) == 5 * 3 * 2
+    shutil.copytree(ROOT / "jobs" / "assets", tmp_path / "assets")
+    path, counts = tmp_path / "readme.yaml", []
+    for text in (text for kind, text in BLOCKS if kind == "yaml"):
+        path.write_text(text)
+        counts.append(sum(1 for _ in manifest.expand(load(path), simulated=True)))
+    assert counts == [5 * 3 * 2, 3 * 2]
 
 
 def test_the_exit_codes_are_those_of_the_design() -> None:

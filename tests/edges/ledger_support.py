@@ -19,7 +19,7 @@ from runner.engine.events import Event
 from runner.errors import Usage
 from runner.ledger import Answer, Begin, Cost, File, Job, Ledger, RunStart, Todo, attempts
 from runner.store import Sealed, Store
-from runner.tasks import ImageRequest, Origin, Task, task_key
+from runner.tasks import Edit, ImageRequest, Input, Origin, Source, Task, task_key
 
 SIZE = "16x16"
 NOW_MS = 1_795_000_000_000
@@ -42,10 +42,17 @@ def make_task(
     name: str | None = None,
     simulated: bool = False,
     line: int = 1,
+    edit: Edit | None = None,
+    composite: str | None = None,
+    folder: str = "assets",
 ) -> Task:
-    """One task; its file is named after its prompt's id, size, quality and sample unless `name` is given."""
+    """One task; its file is named after its prompt's id, size, quality and sample unless `name` is given.
+
+    The files of its edit's inputs lie in `folder`.
+    """
     known_as = prompt_id or prompt.replace(" ", "-")
-    request = ImageRequest(prompt, model, size, quality)
+    request = ImageRequest(prompt, model, size, quality, edit=edit)
+    inputs = () if edit is None else edit.images if edit.mask is None else (*edit.images, edit.mask)
     return Task(
         key=task_key(request, sample=sample, edition=None, simulated=simulated),
         prompt_id=known_as,
@@ -54,6 +61,17 @@ def make_task(
         variant=(("size", size), ("quality", quality)),
         name=name or f"{known_as}/{size}-{quality}-{sample}.png",
         origin=Origin("jobs/job.yaml", line, 3),
+        sources=tuple(Source(one.identity, f'{{"path":"{folder}/{one.identity[:4]}.png"}}') for one in inputs),
+        composite=composite,
+    )
+
+
+def make_edit(seed: int = 1, *, images: int = 1, mask: bool = True, fidelity: str | None = None) -> Edit:
+    """What a task starts from; no file of it is there."""
+    return Edit(
+        tuple(Input(f"{seed:032x}{n:032x}", 640, 480) for n in range(images)),
+        Input(f"{seed:032x}{'f' * 32}", 640, 480) if mask else None,
+        fidelity,
     )
 
 

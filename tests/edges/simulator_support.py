@@ -10,12 +10,12 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 _MAIN = """
 import json, sys
@@ -76,10 +76,14 @@ class Peer:
         assert parts.hostname and parts.port
         return parts.hostname, parts.port
 
-    def call(self, method: str, path: str, body: object = None, *, key: str | None = "anything") -> Answer:
-        """One request on a connection of its own; `body` is bytes, or sent as JSON."""
+    def call(
+        self, method: str, path: str, body: object = None, *, key: str | None = "anything", kind: str | None = None
+    ) -> Answer:
+        """One request on a connection of its own; `body` is bytes (of this `kind`), or sent as JSON."""
         connection = http.client.HTTPConnection(*self.address, timeout=30)
         headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
+        if kind is not None:
+            headers["Content-Type"] = kind
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         with contextlib.closing(connection):
             connection.request(method, path, data, headers)
@@ -90,15 +94,36 @@ class Peer:
         """One request for an image, small and cheap unless told otherwise."""
         return self.call("POST", "/v1/images/generations", order(prompt, **more))
 
+    def edit(
+        self,
+        prompt: str = "A hat on it",
+        images: Sequence[bytes] = (),
+        mask: bytes | None = None,
+        *,
+        key: str | None = "anything",
+        **more: Any,
+    ) -> Answer:
+        """One edit as a form; the images are sent as the SDK sends a list."""
+        kind, data = form(edit_parts(prompt, images, mask, **more))
+        return self.call("POST", "/v1/images/edits", data, key=key, kind=kind)
+
+    def edit_json(self, body: object) -> Answer:
+        """One edit as JSON."""
+        return self.call("POST", "/v1/images/edits", json.dumps(body).encode(), kind="application/json")
+
     def raw(self, prompt: str, **more: Any) -> socket.socket:
         """A socket that has sent a request for an image, and read nothing."""
         data = json.dumps(order(prompt, **more)).encode()
+        return self.raw_body("/v1/images/generations", "application/json", data)
+
+    def raw_body(self, path: str, kind: str, data: bytes, *, sent: int | None = None) -> socket.socket:
+        """A socket that has sent a request with this body (or the first `sent` bytes of it), and read nothing."""
         head = (
-            "POST /v1/images/generations HTTP/1.1\r\nHost: simulator\r\nAuthorization: Bearer x\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: simulator\r\nAuthorization: Bearer x\r\n"
+            f"Content-Type: {kind}\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         connection = socket.create_connection(self.address, timeout=30)
-        connection.sendall(head.encode() + data)
+        connection.sendall(head.encode() + data[:sent])
         return connection
 
     def bill(self) -> Any:
@@ -113,6 +138,50 @@ def order(prompt: str, **more: Any) -> dict[str, Any]:
     """The body of a request; a value of None leaves the parameter out."""
     asked = {"model": "gpt-image-1-mini", "prompt": prompt, "size": "1024x1024", "quality": "low", **more}
     return {name: value for name, value in asked.items() if value is not None}
+
+
+Part = tuple[str, str | bytes]
+"""One part of a form: its name, and a text or a file."""
+
+
+def edit_parts(prompt: str, images: Sequence[bytes], mask: bytes | None = None, **more: Any) -> list[Part]:
+    """The parts of a form that asks for an edit; a value of None leaves the parameter out."""
+    parts: list[Part] = [(name, str(value)) for name, value in order(prompt, **more).items()]
+    parts += [("image[]", image) for image in images]
+    return [*parts, ("mask", mask)] if mask is not None else parts
+
+
+def form(parts: Sequence[Part]) -> tuple[str, bytes]:
+    """The content type and the body of a form."""
+    data = bytearray()
+    for name, value in parts:
+        file = "" if isinstance(value, str) else '; filename="upload"\r\nContent-Type: application/octet-stream'
+        data += f'--a-border\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode()
+        data += (value.encode() if isinstance(value, str) else value) + b"\r\n"
+    return "multipart/form-data; boundary=a-border", bytes(data) + b"--a-border--\r\n"
+
+
+def encoded(image: Image.Image, output_format: str = "PNG", **options: Any) -> bytes:
+    """`image` as a file."""
+    target = io.BytesIO()
+    image.save(target, output_format, **options)
+    return target.getvalue()
+
+
+def landscape(width: int = 768, height: int = 512, hue: int = 0) -> Image.Image:
+    """A picture that is no two pixels alike for long: two gradients and a disc, coloured by `hue`."""
+    across = Image.linear_gradient("L").rotate(90).resize((width, height))
+    down = Image.linear_gradient("L").resize((width, height))
+    ImageDraw.Draw(across).ellipse((width // 4, height // 4, width * 3 // 4, height * 3 // 4), fill=40)
+    bands = [across, down, Image.new("L", (width, height), 90)]
+    return Image.merge("RGB", [bands[(hue + band) % 3] for band in range(3)])
+
+
+def mask_of(width: int, height: int, box: tuple[int, int, int, int]) -> bytes:
+    """A mask's file: transparent inside `box` (left, top, right, bottom; exclusive), opaque elsewhere."""
+    mask = Image.new("RGBA", (width, height), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), box)
+    return encoded(mask)
 
 
 def launch(**settings: Any) -> subprocess.Popen[str]:
@@ -137,7 +206,7 @@ def running(**settings: Any) -> Iterator[Peer]:
         yield Peer(url, process)
         if process.returncode is None:
             _, errors = process.communicate("", timeout=30)
-            assert errors == ""
+            assert errors == "", errors
     finally:
         process.kill()
         process.communicate()

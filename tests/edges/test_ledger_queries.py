@@ -375,7 +375,8 @@ def test_no_question_reads_a_whole_table(ledger: Ledger, name: str) -> None:
         engine = connection.engine
 
         def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-            asked.append((statement, parameters))
+            if not statement.startswith("PRAGMA"):  # which tables there are
+                asked.append((statement, parameters))
 
         sa.event.listen(engine, "before_cursor_execute", note)
         PLANNED[name](connection, job)

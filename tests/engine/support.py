@@ -26,7 +26,7 @@ from runner.engine.shared import Settings
 from runner.engine.stop import Stop
 from runner.errors import Usage
 from runner.ledger import Job, Ledger, RunStart
-from runner.provider import Made
+from runner.provider import Made, Upload
 from runner.provider.decode import Envelope, Sink
 from runner.rules.breaker import Breaker, FailureLimit
 from runner.rules.budget import Budget, Reservation
@@ -106,6 +106,7 @@ class ScriptedProvider:
         model: str,
         sink: Sink,
         on_headers: Callable[[Mapping[str, Heard]], None],
+        uploads: Sequence[Upload] = (),
     ) -> Made:
         """See `runner.engine.shared.Generator`."""
         call = Call(request.prompt, model, anyio.current_time() - (self.began_s or 0.0))

@@ -13,6 +13,7 @@ from runner import catalog, manifest, planner
 from runner.errors import InputError, ManifestError, RunnerError, StopRun
 from runner.ledger import Scratch
 from runner.tasks import Task
+from tests.rules.manifest_data import draw
 
 CATALOG = catalog.load()
 MOST_TASKS = 200
@@ -34,7 +35,8 @@ RICH: dict[str, Any] = {
             "text": "{% for i in range(count) %}{{ mood | upper }}{{ i }}{% endfor %}"
             "{{ ' bright' if bright }} {{ tone }}",
             "vars": {"mood": ["calm", "wild"], "place": "sea"},
-            "settings": {"model": "gpt-image-2.6-flare", "background": "opaque", "moderation": "low"},
+            "settings": {"model": "gpt-image-2.6-flare", "background": "opaque"},
+            "edit": {"references": None, "mask": {"polygon": [[0, 0], [9, 0], [4, 9]]}},
         },
         {
             "file": "rows.csv",
@@ -46,6 +48,8 @@ RICH: dict[str, Any] = {
             "limit": 2,
             "template": "{{ text }}, {{ row['Alt text'] }}, {{ style }}, {{ tone }}",
             "vars": {"season": "winter"},
+            "image": "photo",
+            "mask": "area",
             "settings": {"output_format": "png", "output_compression": None},
         },
         {"file": "rows.jsonl", "id": "id", "template": "{{ text }}: {{ tone }}"},
@@ -68,6 +72,17 @@ RICH: dict[str, Any] = {
         "output_compression": 80,
         "moderation": "auto",
     },
+    "edit": {
+        "images": ["pic?.png", "mask.png"],
+        "references": "pic1.png",
+        "mask": {"file": "mask.png", "mask_mode": "alpha", "resize": True, "feather": 3},
+        "mask_mode": "white_is_edit",
+        "resize": False,
+        "feather": 2,
+        "prepare": {"max_side": 16, "format": "webp", "quality": 80},
+        "composite": True,
+        "input_fidelity": None,
+    },
     "output": {"name": "{{ prompt_id }}/{{ tone }}-{{ size }}-{{ quality }}-{{ label }}-{{ sample }}"},
     "limits": {
         "concurrency": 4,
@@ -82,7 +97,8 @@ RICH: dict[str, Any] = {
     "delivery": "online",
 }
 FILES = {
-    "rows.csv": b'slug,title,Alt text,kind\none,First,"alt, 1",a\ntwo,Second,"alt ""2""",b\nthree,"Thi\nrd",x,a\n',
+    "rows.csv": b'slug,title,Alt text,kind,photo,area\none,First,"alt, 1",a,,\ntwo,Second,"alt ""2""",b,pic1.png,\n'
+    b'three,"Thi\nrd",x,a,pic1.png|pic2.png,"{""box"": [1, 1, 9, 9]}"\n',
     "rows.jsonl": b'{"id": "j1", "text": "A tree", "n": 1.50}\n\n'
     b'{"id": "j2", "text": "A caf\\u00e9", "more": {"a": [1]}}\n',
     "rows.tsv": b'prompt\tkind\nA boat\ta\n"A quoted\tsail"\tb\n',
@@ -91,9 +107,12 @@ FILES = {
 
 
 def write_files(folder: Path) -> None:
-    """The prompt files of `RICH`."""
+    """The prompt files of `RICH`, and its pictures."""
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
+    for name in ("pic1.png", "pic2.png"):
+        draw(folder / name, (24, 16))
+    draw(folder / "mask.png", (24, 24), mode="RGBA")
 
 
 def hold(path: Path, *overrides: str, most: int = MOST_TASKS) -> list[Task] | ManifestError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("manifests")
     write_files(made)
     (made / "articles.csv").write_bytes((JOBS / "articles.csv").read_bytes())
+    shutil.copytree(JOBS / "assets", made / "assets")
     return made
 
 
@@ -54,6 +56,8 @@ def test_the_originals_are_whole(folder: Path) -> None:
         assert set(schema["$defs"][name]["properties"]) <= written
     for name in ("settings", "output", "limits", "budget", "retry", "timeouts"):
         assert set(schema["$defs"][name.title()]["properties"]) == set(RICH[name])
+    for name, own in (("EditSettings", RICH["edit"]), ("PrepareSettings", RICH["edit"]["prepare"])):
+        assert set(schema["$defs"][name]["properties"]) == set(own)
 
 
 @search(200)

@@ -43,6 +43,8 @@ def sources_used() -> Iterator[tuple[str, str]]:
         yield f"output tokens of {name}", model.output_tokens_source
         if model.free_sizes is not None:
             yield f"free sizes of {name}", model.free_sizes.source
+        if model.input_tokens is not None:
+            yield f"input tokens of {name}", model.input_tokens.source
         for where, lifecycle in model.lifecycle.items():
             yield f"end of {name} at {where}", lifecycle.source
     for prices in CATALOG.prices:

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from runner import manifest
 from runner.errors import ManifestError
-from runner.manifest import sandbox, schema
-from tests.rules.manifest_data import CATALOG, job, tasks
+from runner.manifest import editing, pictures, sandbox, schema
+from tests.rules.manifest_data import CATALOG, draw, job, tasks
 
 DOCS = Path(__file__).parents[2] / "docs"
 REFERENCE = DOCS / "manifest.md"
@@ -23,6 +23,7 @@ ERRORS = re.findall(r"```yaml refused\n(.*?)```\n+```text\n(.*?)```", REFERENCE.
 FILES = {
     "prompts.csv": "id,title,category,colour\nbun,A bun,food,red\ncar,A car,cars,blue\n",
     "prompts.txt": "A lighthouse\nA harbour\n",
+    "products.csv": "sku,wish,photo,area\nm,Blue glaze,assets/mug.png,masks/mug-bw.png\nc,Red glaze,assets/cup.png,\n",
     "products.jsonl": '{"sku": "a-1", "name": "a red mug"}\n{"sku": "a-2", "name": "a blue mug"}\n',
 }
 
@@ -32,6 +33,11 @@ def folder(tmp_path: Path) -> Path:
     """The files that the reference's examples name."""
     for name, content in FILES.items():
         (tmp_path / name).write_text(content)
+    for name in ("assets/mug.png", "assets/cup.png", "assets/products/a.png", "style/a.png"):
+        draw(tmp_path / name)
+    draw(tmp_path / "masks/mug.png", mode="RGBA")
+    draw(tmp_path / "masks/mug-bw.png", shade=0, mode="L")
+    draw(tmp_path / "masks/half.png", (32, 24), mode="RGBA")
     return tmp_path
 
 
@@ -63,8 +69,10 @@ def test_every_key_is_documented() -> None:
     text = REFERENCE.read_text("utf-8")
     parts: list[type[BaseModel]] = [schema.Manifest, schema.Settings, schema.PromptSettings, schema.TextPrompt]
     parts += [schema.FilePrompt, schema.Limits, schema.Budget, schema.Retry, schema.Timeouts, schema.Output]
+    parts += [editing.EditSettings, editing.PrepareSettings]
     keys = {key for part in parts for key in part.model_fields}
     words = {*keys, "zip", "exclude", "include", *sandbox._FILTERS, *sandbox._TEXT_METHODS, *sandbox._TESTS}
+    words |= {*editing._MASK_KEYS, *editing.MASK_MODES, *pictures.PARTS}
     assert [word for word in sorted(words) if not re.search(rf"`[^`\n]*\b{word}\b[^`\n]*`", text)] == []
 
 
@@ -91,6 +99,14 @@ def test_the_schema_is_one() -> None:
         "matrix: {a-b: [1]}",
         "matrix: {size: []}",
         "settings: {sise: auto}",
+        "edit: {imges: [a.png]}",
+        "edit: {images: a.png, mask: {box: [1, 2]}}",
+        "edit: {images: a.png, mask: {file: a.png, box: [0, 0, 1, 1]}}",
+        "edit: {images: a.png, mask_mode: white}",
+        "edit: {images: a.png, feather: 257}",
+        "edit: {images: a.png, prepare: {format: gif}}",
+        "matrix: {image: [{file: a.png}]}",
+        "matrix: {mask: [{bx: 1}]}",
         "version: 2",
     ],
 )

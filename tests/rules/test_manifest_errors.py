@@ -51,7 +51,6 @@ MISTAKES = {
     "a misspelt setting at the top": (TOP + "^qualty: high\n", "'qualty'", "`quality` goes under"),
     "n": (TOP + "^n: 3\n", "'n'", "`samples`"),
     "renditions": (TOP + "^renditions: []\n", "this version makes no renditions yet", "remove"),
-    "edit": (TOP + "^edit: {}\n", "no edits yet", "remove"),
     "notify": (TOP + "^notify: x\n", "no notifications yet", "remove"),
     "batch": (TOP + "delivery: ^batch\n", "does not have batch delivery yet", "delivery: online"),
     "another version": (TOP + "version: ^2\n", "version 2", "version: 1"),

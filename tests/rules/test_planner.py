@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import tracemalloc
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ from runner.errors import InputError, ManifestError, StopRun
 from runner.planner import CHUNK, Clash, Known, Models, Plan, Quoter
 from runner.rules import pricing
 from runner.rules.pacing import Gate
-from runner.tasks import ImageRequest, Origin, Status, Task
+from runner.tasks import Edit, ImageRequest, Input, Origin, Status, Task
 
 CATALOG = catalog.load()
 MINI = "gpt-image-1-mini"
@@ -69,6 +71,7 @@ def make(
     models: Models | None = None,
     provider: str = "openai",
     delivery: Delivery = "online",
+    seen: Mapping[str, pricing.Calibration] | None = None,
 ) -> Plan:
     """A plan of `tasks`, with everything that a test does not speak of left out."""
     return planner.make(
@@ -82,6 +85,7 @@ def make(
         known=known,
         claim=claim,
         delivery=delivery,
+        seen=seen or {},
     )
 
 
@@ -557,3 +561,60 @@ def test_a_model_that_goes_away_in_the_middle_is_replaced_everywhere() -> None:
     after = quoter.quote(task().request)
     assert after != before
     assert after == Quoter(CATALOG, "openai", {}).quote(task(model=FLARE).request)
+
+
+# -- edits ------------------------------------------------------------------------------------------
+
+
+def edited(n: int, images: int, *, side: int = 1024, composite: str | None = None) -> Task:
+    """A task that starts from so many images."""
+    plain = task(n)
+    edit = Edit(tuple(Input(f"{n:032x}{i:032x}", side, 1024) for i in range(images)))
+    return replace(plain, request=replace(plain.request, edit=edit), composite=composite)
+
+
+def test_input_images_are_in_the_price_the_tokens_and_the_time() -> None:
+    """Ten edits of four images at 20 a minute take two minutes where the inputs count, and half a minute elsewhere."""
+    tasks = [edited(n, 4) for n in range(10)]
+    with_inputs, without = make(tasks, gates={"images": Gate(20.0)}), make([task(n) for n in range(10)])
+    assert with_inputs.total("input_images") == 40
+    assert with_inputs.tokens - without.tokens == 40 * 194
+    added = with_inputs.total("expected_microusd") - without.total("expected_microusd")
+    assert added == 10 * 4 * 194 * 2.5
+    assert (with_inputs.paced_images, with_inputs.duration_s) == (40, 120.0)
+    gateway = make(tasks, gates={"images": Gate(20.0)}, provider="cometapi")
+    assert (gateway.paced_images, gateway.duration_s) == (10, 30.0)
+
+
+def test_what_is_done_counts_no_inputs() -> None:
+    tasks = [edited(1, 4), edited(2, 4)]
+    plan = make(tasks, known=lambda keys: {tasks[0].key: Known(Status.DONE)})
+    assert (plan.total("input_images"), plan.paced_images) == (4, 4)
+
+
+def test_more_images_than_the_limit_are_warned_of_and_not_refused() -> None:
+    """Whether they count is not known for sure: it must not break where they do not."""
+    plan = make([edited(1, 16), edited(2, 16)], gates={"images": Gate(5.0)})
+    (warning,) = [text for text in plan.warnings if "16 images" in text]
+    assert "job.yaml:1:3" in warning
+    assert not [text for text in make([edited(1, 5)], gates={"images": Gate(5.0)}).warnings if "images may" in text]
+
+
+def test_a_composite_that_has_to_be_stretched_is_warned_of() -> None:
+    """A square answer over an image of 3:2; not one that only rounding keeps apart, nor where nothing is pasted."""
+    assert [text for text in make([edited(1, 1, side=1536, composite="{}")]).warnings if "stretches" in text]
+    for fine in (edited(1, 1, composite="{}"), edited(1, 1, side=1040, composite="{}"), edited(1, 1, side=1536)):
+        assert not [text for text in make([fine]).warnings if "stretches" in text]
+
+
+def test_calibrations_are_of_the_models_that_the_catalog_knows() -> None:
+    """A ledger may hold answers of a model that only another catalog has."""
+    edit = Edit((Input("0" * 64, 1024, 1024),))
+    found = planner.calibrations(
+        [(MINI, edit, 388), ("gone", edit, 5), (MINI, edit, 194), ("dall-e-2", edit, 5)], CATALOG
+    )
+    assert found == {MINI: pricing.Calibration(582, 388, (388, 194))}
+    dearer = make([edited(1, 1)], seen=found).total("expected_microusd") - make([edited(1, 1)]).total(
+        "expected_microusd"
+    )
+    assert dearer == math.ceil(291 * 2.5) - 194 * 2.5

@@ -14,16 +14,22 @@ from runner import catalog
 from runner.catalog import Model, Prices
 from runner.errors import Usage
 from runner.rules.pricing import (
+    UNTRIED,
+    Calibration,
     Quote,
+    calibrated,
     cost_microusd,
+    edit_quote,
+    edit_tokens,
     image_quote,
+    input_tokens,
     microusd,
     output_tokens,
     prompt_quote,
     quote,
     usd,
 )
-from runner.tasks import ImageRequest
+from runner.tasks import Edit, ImageRequest, Input
 
 CATALOG = catalog.load()
 MINI = CATALOG.model("gpt-image-1-mini")
@@ -283,3 +289,102 @@ def test_a_cap_is_never_raised_by_rounding(amount: Decimal) -> None:
 def test_whole_micro_dollars_come_back_as_they_were(amount: int) -> None:
     """A cap that a person copies from a report is that cap."""
     assert microusd(Decimal(usd(amount).replace("$", "").replace(",", ""))) == amount
+
+
+# -- what an edit starts from -----------------------------------------------------------------------
+
+RULE = MINI.input_tokens
+assert RULE is not None
+
+
+def picture(width: int, height: int) -> Input:
+    return Input("0" * 64, width, height)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "fidelity", "tokens"),
+    [
+        (1024, 1024, None, 65 + 129),
+        (512, 512, None, 65 + 129),
+        (513, 513, None, 65 + 129),
+        (1536, 1024, None, 65 + 2 * 129),
+        (1024, 1536, None, 65 + 2 * 129),
+        (640, 480, None, 65 + 2 * 129),
+        (16, 16, None, 65 + 129),
+        (4096, 1024, None, 65 + 4 * 129),
+        (1025, 1024, None, 65 + 2 * 129),
+        (10240, 1024, None, 65 + 4 * 129),
+        (1024, 1024, "low", 65 + 129),
+        (1024, 1024, "high", 65 + 129 + 4160),
+        (1536, 1024, "high", 65 + 2 * 129 + 6240),
+        (1024, 1536, "high", 65 + 2 * 129 + 6240),
+    ],
+)
+def test_an_input_image_takes_what_the_provider_writes(
+    width: int, height: int, fidelity: str | None, tokens: int
+) -> None:
+    """Fitted into 2048 pixels, its shorter side into 512, 129 a tile of 512 and 65 besides; none is enlarged."""
+    assert RULE is not None
+    assert input_tokens(picture(width, height), fidelity, RULE) == tokens
+
+
+def test_an_edit_is_quoted_with_all_its_images_and_without_its_mask() -> None:
+    """Four images of two tiles each and a mask: 1,292 tokens at 2.50 USD a million."""
+    edit = Edit(tuple(picture(1536, 1024) for _ in range(4)), picture(1536, 1024))
+    found = edit_quote(edit, MINI, MINI_PRICES)
+    assert found == Quote(3_230, 3_230, 4 * 323)
+    request = ImageRequest("A cat", "gpt-image-1-mini", size="1024x1024", quality="low")
+    plain = quote(request, MINI, MINI_PRICES)
+    assert quote(ImageRequest(request.prompt, request.model, request.size, "low", edit=edit), MINI, MINI_PRICES) == (
+        plain + found
+    )
+
+
+def test_a_model_that_makes_no_edits_takes_nothing_for_them() -> None:
+    """Such a request is refused elsewhere; its price is that of the rest."""
+    old = CATALOG.model("dall-e-2")
+    assert edit_quote(Edit((picture(9, 9),)), old, MINI_PRICES) == Quote(0, 0, 0)
+
+
+SIDES = st.integers(1, 20_000)
+
+
+@given(SIDES, SIDES, st.sampled_from([None, "low", "high"]))
+def test_the_worst_case_of_an_input_is_never_below_what_is_expected(
+    width: int, height: int, fidelity: str | None
+) -> None:
+    """Law 4: and both are the same whichever way round the picture is held."""
+    edit = Edit((picture(width, height),), fidelity=fidelity)
+    found = edit_quote(edit, MINI, MINI_PRICES)
+    assert 0 < found.expected_microusd <= found.worst_microusd
+    assert found == edit_quote(Edit((picture(height, width),), fidelity=fidelity), MINI, MINI_PRICES)
+
+
+def test_what_was_seen_corrects_what_is_expected_and_its_worst_answer_what_is_reserved() -> None:
+    """The catalog is an opinion: where a provider bills more, the next quote says so, and reserves the most of it."""
+    assert RULE is not None
+    square, wide = Edit((picture(1024, 1024),)), Edit((picture(1536, 1024),))
+    seen = calibrated([(square, 388), (square, 388), (wide, 323), (square, 0)], RULE)
+    assert seen == Calibration(1099, 711, (388, 194))
+    found = edit_quote(square, MINI, MINI_PRICES, seen)
+    assert found.tokens == math.ceil(194 * 1099 / 711)
+    assert found.expected_microusd == math.ceil(Decimal(found.tokens) * Decimal("2.5"))
+    assert found.worst_microusd == 388 * 2.5
+    assert calibrated([], RULE) == UNTRIED
+    assert edit_quote(square, MINI, MINI_PRICES, UNTRIED) == edit_quote(square, MINI, MINI_PRICES)
+
+
+@given(st.lists(st.tuples(SIDES, SIDES, st.integers(0, 10**6)), max_size=8), SIDES, SIDES)
+def test_no_answer_that_was_seen_is_dearer_than_what_is_reserved_for_its_like(
+    answers: list[tuple[int, int, int]], width: int, height: int
+) -> None:
+    """Law 4: the same edit again is within its worst case, whatever the first ones have taken."""
+    assert RULE is not None
+    seen = calibrated([(Edit((picture(w, h),)), tokens) for w, h, tokens in answers], RULE)
+    for w, h, tokens in answers:
+        again = edit_quote(Edit((picture(w, h),)), MINI, MINI_PRICES, seen)
+        assert again.worst_microusd >= math.floor(Decimal(tokens) * MINI_PRICES.image_in)
+    edit = Edit((picture(width, height),))
+    found = edit_quote(edit, MINI, MINI_PRICES, seen)
+    assert found.worst_microusd >= found.expected_microusd
+    assert edit_tokens(edit, RULE) > 0

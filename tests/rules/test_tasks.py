@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.errors import LedgerError
-from runner.tasks import TRANSITIONS, Event, ImageRequest, Status, after, task_key
+from runner.tasks import TRANSITIONS, Edit, Event, ImageRequest, Input, Status, after, task_key
 
 LIFE = {
     Status.PLANNED: {Event.BEGIN: Status.RUNNING, Event.SUBMIT: Status.SUBMITTED, Event.REUSE: Status.DONE},
@@ -46,6 +46,7 @@ OTHER_VALUES: dict[str, Any] = {
     "output_format": "webp",
     "output_compression": 0,
     "moderation": "low",
+    "edit": Edit((Input("1" * 64, 640, 480),)),
 }
 
 
@@ -114,6 +115,39 @@ def test_every_field_of_a_request_is_part_of_its_key(field: str) -> None:
     assert task_key(other, sample=1, edition=None, simulated=False) != task_key(
         REQUEST, sample=1, edition=None, simulated=False
     )
+
+
+BASE, OTHER, MASK = (Input(digit * 64, 640, 480) for digit in "1ab")
+EDIT = Edit((BASE,), MASK)
+
+
+def test_what_a_request_starts_from_is_part_of_its_key() -> None:
+    """Another image, another order of them, another mask or none, another fidelity: each is another request."""
+    edits = [
+        None,
+        EDIT,
+        Edit((BASE,)),
+        Edit((MASK,)),
+        Edit((BASE, OTHER)),
+        Edit((OTHER, BASE)),
+        Edit((BASE, MASK)),
+        Edit((BASE,), OTHER),
+        Edit((BASE,), MASK, "high"),
+        Edit((BASE,), MASK, "low"),
+    ]
+    keys = {
+        task_key(dataclasses.replace(REQUEST, edit=edit), sample=1, edition=None, simulated=False) for edit in edits
+    }
+    assert len(keys) == len(edits)
+
+
+def test_an_edits_key_is_the_same_in_every_version() -> None:
+    """Law 3. The sizes of its inputs are not part of it: what they show is."""
+    request = dataclasses.replace(REQUEST, edit=EDIT)
+    key = task_key(request, sample=1, edition=None, simulated=False)
+    assert key == "0e42004971a95fad90b46145396df3caed97c090020ec425ec2bc18af0f8000e"
+    larger = dataclasses.replace(request, edit=Edit((dataclasses.replace(BASE, width=9),), MASK))
+    assert task_key(larger, sample=1, edition=None, simulated=False) == key
 
 
 def test_sample_edition_and_simulation_are_part_of_the_key() -> None:

@@ -45,3 +45,28 @@ def marked(text: str) -> tuple[str, str]:
     assert mark
     line = before.count("\n") + 1
     return before + after, f"{line}:{len(before) - before.rfind(chr(10))}"
+
+
+def draw(path: Path, size: tuple[int, int] = (64, 48), shade: int = 100, mode: str = "RGB") -> None:
+    """A small picture of one colour, its format by the ending; with an alpha channel its middle is transparent."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new(mode, size, shade if mode == "L" else (shade, 50, 60, 255)[: len(mode)])
+    if mode == "RGBA":
+        picture.paste((0, 0, 0, 0), (8, 8, 24, 24))
+    if mode == "L":
+        picture.paste(255 - shade, (8, 8, 24, 24))
+    picture.save(path)
+
+
+def draw_all(folder: Path) -> None:
+    """The pictures that the tests of edits name: three products with masks, and two styles."""
+    draw(folder / "assets/mug.png", shade=10)
+    draw(folder / "assets/cup.jpg", shade=20)
+    draw(folder / "assets/vase.webp", (32, 32), shade=30)
+    draw(folder / "style/a.png", (16, 16), shade=40)
+    draw(folder / "style/b.png", (16, 16), shade=50)
+    draw(folder / "masks/mug.png", shade=0, mode="RGBA")
+    draw(folder / "masks/white.png", shade=0, mode="L")
+    draw(folder / "masks/small.png", (32, 24), shade=0, mode="RGBA")

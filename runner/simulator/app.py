@@ -123,7 +123,6 @@ class Simulator:
                 return await self._fulfil(request, order, files)
         except Problem as problem:
             self.bill.count_rejection(problem.counted_as)
-            await intake.drain(request)
             headers = self.limits.headers(time.monotonic())
             problem.headers = {**headers, **problem.headers}
             raise

@@ -121,14 +121,6 @@ async def body(request: Request) -> bytes:
     return bytes(data)
 
 
-async def drain(request: Request) -> None:
-    """Reads what is left of a body and drops it: who is still sending when the connection ends sees no answer."""
-    # RuntimeError: nothing is left. Problem: it is more than anyone would wait for.
-    with contextlib.suppress(RuntimeError, Problem):
-        async for _ in _pieces(request, _MOST_FORM_BYTES):
-            pass
-
-
 async def _pieces(request: Request, most_bytes: int) -> AsyncGenerator[bytes, None]:
     total_bytes = 0
     async for piece in request.stream():

@@ -332,7 +332,7 @@ def test_a_body_that_is_neither_form_nor_object_is_refused(peer: Peer, kind: str
 
 
 def test_a_wrong_key_is_told_even_while_much_is_on_its_way(peer: Peer) -> None:
-    """The body is read to its end first: a connection that is ended under a sender would hide the answer."""
+    """The connection is not ended under who is still sending: that would hide the answer."""
     assert peer.edit(images=[_LARGE[:-1]], key=None).status == 401
 
 
@@ -480,7 +480,8 @@ def test_a_transparent_edit_has_a_real_alpha_channel(peer: Peer, masked: bool, h
         assert image.getchannel("A").crop((0, 0, 1024, 70)).getextrema() == (0, 0)
 
 
-def test_equal_edits_give_equal_images_and_other_inputs_others() -> None:
+@pytest.mark.parametrize("art", ["drawn", "flat"])
+def test_equal_edits_give_equal_images_and_other_inputs_others(art: str) -> None:
     """Pictures follow from the seed, the words, every input and the count of like requests; names do not matter."""
     other = encoded(landscape(hue=1))
     edits: list[tuple[list[bytes], bytes | None]] = [
@@ -493,7 +494,7 @@ def test_equal_edits_give_equal_images_and_other_inputs_others() -> None:
     ]
 
     def series(seed: int, order: list[int]) -> dict[tuple[int, int], bytes]:
-        with running(seed=seed) as it:
+        with running(seed=seed, art=art) as it:
             seen: dict[tuple[int, int], bytes] = {}
             for place in order:
                 images, mask = edits[place]

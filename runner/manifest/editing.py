@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from runner.manifest.parts import Bool, Part, Text
-from runner.manifest.problems import Path, Wrong, shown, suggest
+from runner.manifest.problems import Path, Wrong, convert_at, shown, suggest
 from runner.manifest.values import MaskEntry, as_bool, as_int, as_text, kind
 
 SEPARATOR = "|"
@@ -42,7 +42,7 @@ def image_set(raw: object) -> str:
         return path_text(raw)
     if not raw:
         raise Wrong("a set without images", hint="name at least one, or remove it")
-    names = [_at((index,), path_text, one) for index, one in enumerate(raw)]
+    names = [convert_at((index,), path_text, one) for index, one in enumerate(raw)]
     # A glob alone in a list stays a set: all that it finds goes into one request.
     return SEPARATOR.join(names) + (SEPARATOR if len(names) == 1 and is_glob(names[0]) else "")
 
@@ -68,7 +68,7 @@ def mask_entry(raw: object) -> MaskEntry:
         if key not in keys:
             hint = suggest(str(key), keys, what="keys of a mask")
             raise Wrong(f"unknown key {shown(key)}", hint=hint, path=(key,), at_key=True)
-    found = {key: _at((key,), _MASK_KEYS[key], value) for key, value in raw.items() if value is not None}
+    found = {key: convert_at((key,), _MASK_KEYS[key], value) for key, value in raw.items() if value is not None}
     shapes = [key for key in ("file", "box", "polygon") if key in found]
     if len(shapes) != 1:
         message = f"a mask has one shape, not {' and '.join(shapes)}" if shapes else "a mask without a shape"
@@ -159,7 +159,7 @@ def _polygon(raw: object) -> tuple[tuple[int, int], ...]:
 
 
 def _whole(path: Path, raw: object) -> int:
-    value = _at(path, as_int, raw)
+    value = convert_at(path, as_int, raw)
     assert isinstance(value, int)
     if abs(value) > _MAX_SIDE_PX:
         raise Wrong(f"{value} pixels", hint=f"no image has more than {_MAX_SIDE_PX:,} a side", path=path)
@@ -194,21 +194,12 @@ _MASK_KEYS: dict[str, Any] = {
 }
 
 
-def _at(path: Path, convert: Any, raw: object) -> Any:
-    """Convert, and lead a complaint to `path`."""
-    try:
-        return convert(raw)
-    except Wrong as wrong:
-        wrong.path = (*path, *wrong.path)
-        raise
-
-
 def _paths(raw: object) -> object:
     if raw is None:
         return None
     if not isinstance(raw, (list, tuple)):
         return (path_text(raw),)
-    return tuple(_at((index,), path_text, one) for index, one in enumerate(raw))
+    return tuple(convert_at((index,), path_text, one) for index, one in enumerate(raw))
 
 
 def _mask(raw: object) -> object:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from runner.manifest.editing import image_set, mask_entry
-from runner.manifest.problems import Path, Wrong
+from runner.manifest.problems import Path, Wrong, convert_at
 from runner.manifest.values import (
     INPUT_AXES,
     Value,
@@ -35,7 +35,7 @@ def _variable(name: str, raw: object) -> Value:
             hint="put a list under `matrix`, or under one prompt's `vars`",
             path=(name,),
         )
-    value: Value = _at((name,), as_value, raw)
+    value: Value = convert_at((name,), as_value, raw)
     return value
 
 
@@ -45,20 +45,20 @@ def list_variables(raw: object) -> dict[str, Value | tuple[Value, ...]]:
     for name, value in mapping_of(raw, "`vars`").items():
         check_variable_name(name, axis=False)
         is_list = isinstance(value, (list, tuple))
-        variables[name] = _values(name, value, (name,)) if is_list else _at((name,), as_value, value)
+        variables[name] = _values(name, value, (name,)) if is_list else convert_at((name,), as_value, value)
     return variables
 
 
 def _values(name: str, raw: object, path: Path) -> tuple[Value, ...]:
     """The values of an axis: a list, or one value alone; none twice."""
     if not isinstance(raw, (list, tuple)):
-        return (_at(path, lambda one: _axis_value(name, one), raw),)
+        return (convert_at(path, lambda one: _axis_value(name, one), raw),)
     if not raw:
         raise Wrong(f"{name!r} has no values", hint="give it at least one, or remove it", path=path)
     values: list[Value] = []
     seen: set[tuple[type, Value]] = set()
     for index, one in enumerate(raw):
-        value = _at((*path, index), lambda given: _axis_value(name, given), one)
+        value = convert_at((*path, index), lambda given: _axis_value(name, given), one)
         if (type(value), value) in seen:
             told = text_of(value) if name in INPUT_AXES else kind(one)
             raise Wrong(
@@ -123,7 +123,7 @@ def combination_of(raw: object) -> dict[str, Value]:
                 hint="write one entry for each value",
                 path=(name,),
             )
-        combination[name] = _at((name,), lambda given, axis=name: _axis_value(axis, given), value)
+        combination[name] = convert_at((name,), lambda given, axis=name: _axis_value(axis, given), value)
     if not combination:
         raise Wrong("an empty entry", hint="write e.g. {size: 1024x1024, quality: high}, or remove it")
     return combination
@@ -137,7 +137,7 @@ def where_of(raw: object) -> dict[str, tuple[str, ...]]:
         if not listed:
             raise Wrong(f"no values for {column!r}", hint="give at least one", path=(column,))
         where[column] = tuple(
-            str(_at((column, index), lambda given: "" if given is None else as_text(given), one))
+            str(convert_at((column, index), lambda given: "" if given is None else as_text(given), one))
             for index, one in enumerate(listed)
         )
     return where
@@ -148,15 +148,6 @@ def mapping_of(raw: object, what: str) -> dict[str, Any]:
     if isinstance(raw, dict):
         return raw
     raise Wrong(f"{what} must be a mapping, not {kind(raw)}", hint="write `key: value`")
-
-
-def _at(path: Path, convert: Any, raw: object) -> Any:
-    """Convert, and lead a complaint to `path`."""
-    try:
-        return convert(raw)
-    except Wrong as wrong:
-        wrong.path = (*path, *wrong.path)
-        raise
 
 
 def _count(values: int) -> str:

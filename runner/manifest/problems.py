@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from runner.errors import ManifestError
 from runner.tasks import Origin
@@ -41,6 +41,15 @@ class Wrong(ValueError):
         self.path = path
         self.at_key = at_key
         self.word = word
+
+
+def convert_at(path: Path, convert: Callable[..., Any], raw: object) -> Any:
+    """Convert, and lead a complaint to `path`."""
+    try:
+        return convert(raw)
+    except Wrong as wrong:
+        wrong.path = (*path, *wrong.path)
+        raise
 
 
 @dataclass(frozen=True, slots=True)

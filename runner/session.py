@@ -11,7 +11,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +24,13 @@ from runner import manifest as manifests
 from runner.engine import events, recovery
 from runner.engine.events import Event, Listener, Summary
 from runner.engine.pool import Pool
-from runner.engine.shared import Inputs, Settings
+from runner.engine.shared import Settings
 from runner.engine.stop import Stop
+from runner.engine.uploads import uploads_from
 from runner.errors import InputError, RunnerError, TimeLimit
 from runner.invocation import Options, Request, budget_for, calibrations, check_tasks, concurrency_for, embeds, now
 from runner.ledger import Job, Ledger, RunStart
-from runner.provider import Endpoint, Timeouts, Upload, connect
+from runner.provider import Endpoint, Timeouts, connect
 from runner.report.lines import line
 from runner.report.summary import summarise
 from runner.rules.breaker import Breaker, default_limit
@@ -37,11 +38,14 @@ from runner.rules.concurrency import descriptors_for, places_for
 from runner.rules.pacing import Gate, Pace, Pacer
 from runner.rules.retry import Policy
 from runner.store import Store
-from runner.tasks import Source, Status
+from runner.tasks import Status
 
 if TYPE_CHECKING:
     from runner.engine.composites import Compositor
 
+_TIME_LIMIT = "time limit"
+_HURRIED = ("interrupted", _TIME_LIMIT)
+"""Reasons to stop that do not wait for anything that can be had later."""
 HEARTBEAT_S = 1.0
 
 
@@ -217,7 +221,7 @@ class Session:
                     emit=heard,
                     now=now,
                     jitter=random.random,
-                    inputs=self._inputs(),
+                    inputs=uploads_from(self.request.path.parent),
                 )
                 await self._watch(pool, compositor, started, emit)
         return pool.error
@@ -232,22 +236,6 @@ class Session:
             ledger=self.ledger, store=store, job=job, base=self.request.path.parent, emit=emit, now_ms=now_ms
         )
         return self.compositor
-
-    def _inputs(self) -> Inputs:
-        """Where the pictures are that requests start from, as they are sent."""
-        from runner.inputs import BadInput
-        from runner.inputs import Inputs as Pictures
-
-        pictures = Pictures(self.request.path.parent)
-
-        def find(sources: Sequence[Source]) -> list[Upload]:
-            try:
-                found = [pictures.fetch(source) for source in sources]
-            except BadInput as error:
-                raise InputError(error.message, hint=error.hint) from error
-            return [Upload(each.path, each.bytes, each.format) for each in found]
-
-        return find
 
     async def _watch(self, pool: Pool | None, compositor: Compositor | None, started: float, emit: Listener) -> None:
         """Run the pool and what is made of its images to the end, with an ear for signals and an eye on the clock."""
@@ -264,9 +252,9 @@ class Session:
                 await pool.run()
             if compositor is not None:
                 compositor.end()
-                # Who interrupts a run does not wait for what the next one makes for nothing.
+                # Whoever is in a hurry does not wait for what the next run makes for nothing.
                 self.stop.listen(finished.set)
-                if not (self.stop.asked and self.stop.reason == "interrupted"):
+                if not (self.stop.asked and self.stop.reason in _HURRIED):
                     await finished.wait()
             group.cancel_scope.cancel()
 
@@ -378,7 +366,7 @@ async def _limit(pool: Pool, started: float, duration_s: float) -> None:
             f"the {duration_s:g} s of --max-duration are over",
             hint="run it again to go on where it stopped",
         ),
-        "time limit",
+        _TIME_LIMIT,
     )
 
 

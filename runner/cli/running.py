@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -232,7 +233,8 @@ def _show_summary(summary: Summary) -> None:
     console.out(f"  images   {console.safe(summary.images)}")
     if summary.composites or summary.composites_failed:
         lacking = f", {summary.composites_failed} could not be" if summary.composites_failed else ""
-        console.out(f"  pasted   {summary.composites} composites were made{lacking}")
+        folder = console.safe(str(Path(summary.images).with_name("composites")))
+        console.out(f"  pasted   {summary.composites} composites were made{lacking}: {folder}")
     console.out(f"  ledger   {console.safe(summary.ledger)}  ({program} status {job}; {program} costs)")
 
 

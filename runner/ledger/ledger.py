@@ -1,6 +1,7 @@
 """The ledger as the rest of the house sees it.
 
-Owns the life of an open ledger and of its runs, and hands out reads as values. The pool writes through `Writer`.
+Owns the life of an open ledger and of its runs, and hands out reads as values. The pool writes through `Writer`. It is
+long because every question has its method here; hardly one does more than open a transaction.
 """
 
 from __future__ import annotations

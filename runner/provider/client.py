@@ -10,7 +10,7 @@ import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +20,8 @@ import anyio
 import httpx2
 import openai
 
-from runner.errors import Lost, ProviderError, Retryable, StopRun, Unusable, Usage
+from runner.errors import Lost, ProviderError, Retryable, StopRun, Unusable
+from runner.provider.answer import Answer, explained, request_id_of
 from runner.provider.decode import AnswerDecoder, BadAnswer, Envelope, Sink
 from runner.provider.endpoint import Endpoint, Timeouts, is_loopback
 from runner.provider.redact import Redaction
@@ -123,7 +124,7 @@ class Client:
         words: dict[str, Any] = {
             name: value for name, default in API_DEFAULTS.items() if (value := getattr(request, name)) != default
         }
-        answer = _Answer()
+        answer = Answer()
         outer = _PassingSink(sink)
         with self._keyless(outer):
             with suppress(TimeoutError):
@@ -167,7 +168,7 @@ class Client:
         return ModelInfo(words["id"], words.get("owned_by"), words.get("shutdown_date"), date_of(raw.headers))
 
     @contextmanager
-    def _call(self, request: ImageRequest, files: Sequence[Upload], answer: _Answer) -> Iterator[_Call]:
+    def _call(self, request: ImageRequest, files: Sequence[Upload], answer: Answer) -> Iterator[_Call]:
         """The SDK's method for a request, with what it starts from."""
         edit = request.edit
         if edit is None:
@@ -191,7 +192,7 @@ class Client:
         words: dict[str, Any],
         sink: Sink,
         on_headers: Callable[[Mapping[str, Heard]], None],
-        answer: _Answer,
+        answer: Answer,
     ) -> Made:
         decoder = AnswerDecoder(sink)
         async with AsyncExitStack() as stack:
@@ -201,13 +202,13 @@ class Client:
                     answer.waits(scope, self._timeouts.first_byte_s)
                     response = await stack.enter_async_context(call(model=model, n=1, **words))
                 answer.http_status = response.status_code
-                answer.request_id = _request_id(response.headers)
+                answer.request_id = request_id_of(response.headers)
                 answer.headers = response.headers
                 on_headers(heard(response.headers))
                 answer.waiting_for = "timeout_stall"
                 await self._receive(response.http_response, decoder.feed)
             except BadAnswer as error:
-                raise _explained(error, answer) from None
+                raise explained(error, answer) from None
             except _TooLong as error:
                 raise Unusable(f"the answer is {error}", code="answer_too_large") from None
             except openai.APIStatusError as error:
@@ -229,7 +230,7 @@ class Client:
         try:
             envelope = decoder.finish()
         except BadAnswer as error:
-            raise _explained(error, answer) from None
+            raise explained(error, answer) from None
         if envelope.image_bytes == 0 and envelope.url is not None:
             answer.usage = envelope.usage
             await self._fetch(envelope.url, sink, answer)
@@ -257,7 +258,7 @@ class Client:
                     if scope.deadline < latest:
                         scope.deadline = latest + renewal_s
 
-    async def _fetch(self, url: str, sink: Sink, answer: _Answer) -> None:
+    async def _fetch(self, url: str, sink: Sink, answer: Answer) -> None:
         """Get an image that a gateway has put behind a URL: it is paid for, so it is not thrown away."""
         try:
             parts = urlsplit(url)
@@ -325,7 +326,7 @@ class Client:
                 error.status_code,
                 error.body,
                 error.response.headers,
-                request_id=_request_id(error.response.headers),
+                request_id=request_id_of(error.response.headers),
                 model=model,
                 now=dt.datetime.now(dt.UTC),
             )
@@ -357,92 +358,3 @@ class _PassingSink:
         except Exception as error:
             self.raised = error
             raise
-
-
-@dataclass(slots=True)
-class _Answer:
-    """What is known of an answer so far, for the error that may end it."""
-
-    waiting_for: str = "timeout_first_byte"
-    http_status: int | None = None
-    request_id: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    usage: Usage | None = None
-    """What an answer without its image said of its cost."""
-    uploads: Uploads | None = None
-    """The files that go with the request."""
-    scope: anyio.CancelScope | None = None
-    """The wait for the answer, and how long it may be."""
-    patience_s: float = 0.0
-
-    def waits(self, scope: anyio.CancelScope, patience_s: float) -> None:
-        """The request is being sent, and its answer waited for."""
-        self.scope, self.patience_s = scope, patience_s
-
-    def has_moved(self) -> None:
-        """A piece of a file was read to be sent."""
-        if self.scope is not None:
-            self.scope.deadline = anyio.current_time() + self.patience_s
-
-    def unsent(self) -> Retryable | None:
-        """The error of a request whose files have not all left: nobody can have worked on that."""
-        uploads = self.uploads
-        if uploads is None or uploads.are_whole:
-            return None
-        if uploads.problem is not None:
-            return Retryable(uploads.problem, code="input_unreadable")
-        return Retryable("the connection broke while the images were being sent", code="upload_cut")
-
-    def overdue(self, timeouts: Timeouts) -> ProviderError:
-        """The error of a wait that was too long."""
-        match self.waiting_for:
-            case "timeout_first_byte":
-                waited_s, what = timeouts.first_byte_s, "no answer"
-            case "timeout_stall":
-                waited_s, what = timeouts.stall_s, "the answer stalled: nothing more came"
-            case _:
-                waited_s, what = timeouts.total_s, "no whole answer"
-        words = f"{what} within {waited_s:g} s"
-        if self.waiting_for == "timeout_first_byte" and self.unsent() is not None:
-            return Retryable(f"the images that go with the request could not be sent: {words}", code="upload_stalled")
-        if self.usage is not None:
-            return self.not_fetched(words)
-        return Lost(words, code=self.waiting_for, http_status=self.http_status, request_id=self.request_id)
-
-    def not_fetched(self, why: str) -> Unusable:
-        """The error of an image that a gateway put elsewhere: what the answer said of its cost still counts."""
-        return Unusable(
-            f"the answer names a URL instead of carrying the image, and that cannot be fetched ({why})",
-            code="url_not_fetched",
-            http_status=self.http_status,
-            request_id=self.request_id,
-            usage=self.usage,
-        )
-
-
-def _explained(error: BadAnswer, answer: _Answer) -> ProviderError:
-    """The error of a 200 without an image; some gateways put an error of the documented shape into one."""
-    envelope = error.envelope
-    if envelope is not None and envelope.error is not None and envelope.usage is None:
-        inner = error_of(
-            500,
-            envelope.error,
-            answer.headers,
-            request_id=answer.request_id,
-            model="the model",
-            now=dt.datetime.now(dt.UTC),
-        )
-        inner.http_status = answer.http_status
-        return inner
-    return Unusable(
-        clean(error.message),
-        code=error.code,
-        http_status=answer.http_status,
-        request_id=answer.request_id,
-        usage=envelope.usage if envelope else None,
-    )
-
-
-def _request_id(headers: Mapping[str, str]) -> str | None:
-    value = headers.get("x-request-id")
-    return clean(value)[:200] if value else None

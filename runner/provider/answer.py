@@ -62,7 +62,7 @@ class Answer:
             case _:
                 waited_s, what = timeouts.total_s, "no whole answer"
         words = f"{what} within {waited_s:g} s"
-        if self.waiting_for == "timeout_first_byte" and self.unsent() is not None:
+        if self.http_status is None and self.unsent() is not None:
             return Retryable(f"the images that go with the request could not be sent: {words}", code="upload_stalled")
         if self.usage is not None:
             return self.not_fetched(words)

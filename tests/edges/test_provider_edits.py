@@ -227,15 +227,18 @@ async def test_a_connection_that_breaks_after_all_was_sent_is_a_doubt(files: Cal
     assert len(server.bodies) == 1
 
 
-async def test_a_server_that_takes_nothing_any_more_is_no_doubt(files: Callable[..., list[Upload]]) -> None:
-    """The wait for an answer begins anew with every piece that leaves, and ends when none does."""
+@pytest.mark.parametrize("timeouts", [Timeouts(5.0, 0.5, 5.0, 20.0), Timeouts(5.0, 5.0, 5.0, 0.5)])
+async def test_a_server_that_takes_nothing_any_more_is_no_doubt(
+    files: Callable[..., list[Upload]], timeouts: Timeouts
+) -> None:
+    """The wait for an answer begins anew with every piece that leaves, and ends when none does, or all time is over."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(1000)
         await asyncio.sleep(30)
 
     async with serving(serve, limit=1 << 12) as url:
-        outcome = await ask(url, edit(1), files(45_000_000), timeouts=Timeouts(5.0, 0.5, 5.0, 20.0))
+        outcome = await ask(url, edit(1), files(45_000_000), timeouts=timeouts)
     assert isinstance(outcome.error, Retryable)
     assert outcome.error.code == "upload_stalled"
 

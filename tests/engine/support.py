@@ -22,7 +22,7 @@ from PIL import Image
 from runner import catalog, planner
 from runner.engine import events, recovery
 from runner.engine.pool import Pool
-from runner.engine.shared import Settings
+from runner.engine.shared import Inputs, Settings, no_inputs
 from runner.engine.stop import Stop
 from runner.errors import Usage
 from runner.ledger import Job, Ledger, RunStart
@@ -33,7 +33,7 @@ from runner.rules.budget import Budget, Reservation
 from runner.rules.pacing import Heard, Pacer
 from runner.rules.retry import Policy
 from runner.store import Store
-from runner.tasks import ImageRequest, Origin, Task, task_key
+from runner.tasks import Edit, ImageRequest, Input, Origin, Source, Task, task_key
 
 MODEL, FALLBACK = "gpt-image-1-mini", "gpt-image-2.6-flare"
 START = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
@@ -152,11 +152,13 @@ class WatchedBudget(Budget):
         self.peak_microusd = max(self.peak_microusd, self.committed_microusd)
 
 
-def task(prompt: str, *, name: str | None = None, sample: int = 1) -> Task:
-    """One wanted image: 1024x1024, low."""
-    request = ImageRequest(prompt, MODEL, "1024x1024", "low")
+def task(prompt: str, *, name: str | None = None, sample: int = 1, images: int = 0) -> Task:
+    """One wanted image: 1024x1024, low; with `images`, it starts from so many."""
+    inputs = tuple(Input(f"{number:064x}", 64, 64) for number in range(images))
+    request = ImageRequest(prompt, MODEL, "1024x1024", "low", edit=Edit(inputs) if inputs else None)
     key = task_key(request, sample=sample, edition=None, simulated=False)
-    return Task(key, prompt, sample, request, (), name or f"{prompt}.png", Origin("job.yaml"))
+    sources = tuple(Source(one.identity, "{}") for one in inputs)
+    return Task(key, prompt, sample, request, (), name or f"{prompt}.png", Origin("job.yaml"), sources)
 
 
 class Bench:
@@ -173,6 +175,7 @@ class Bench:
         self.policy = Policy()
         self.failures = FailureLimit()
         self.jitter = 0.5
+        self.inputs: Inputs = no_inputs
         self.stop = Stop()
         self.events: list[events.Event] = []
         self.listener: Callable[[events.Event], None] = lambda event: None
@@ -207,6 +210,7 @@ class Bench:
             emit=self._hear,
             now=lambda: START + dt.timedelta(seconds=anyio.current_time() - (self.provider.began_s or 0.0)),
             jitter=lambda: self.jitter,
+            inputs=self.inputs,
         )
         await pool.run()
         self.elapsed_s = anyio.current_time() - self.provider.began_s

@@ -234,6 +234,15 @@ def test_the_outcome_is_told_in_words(desk: Desk) -> None:
     assert "12 input images" in plan.out
 
 
+def test_composites_are_made_while_the_run_goes_on(desk: Desk) -> None:
+    """The first is there long before the last image is: nobody waits for all of them at the end."""
+    slow = "{{ image.stem }} [[fault:delay=0.6]]"
+    summary(desk.run(job(desk, what=slow, limits={"concurrency": 1}), "--json"))
+    (log,) = (desk.folder / "output/shop/logs").iterdir()
+    kinds = [json.loads(line)["type"] for line in log.read_text().splitlines()]
+    assert kinds.index("composed") < len(kinds) - 1 - kinds[::-1].index("saved")
+
+
 def test_an_export_says_what_each_image_was_made_from(desk: Desk) -> None:
     summary(desk.run(job(desk), "--json"))
     lines = desk.call("export", "shop", "--format", "jsonl").entries

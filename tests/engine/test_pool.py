@@ -182,6 +182,31 @@ async def test_a_slow_disk_moves_no_request(make: Callable[..., Bench], monkeypa
     assert others == pytest.approx([first + STARTING_S + n * (1 + HEADROOM) for n in range(1, 60)])
 
 
+@pytest.mark.parametrize(("counts", "apart_s"), [(True, 4.0), (False, 1.0)])
+async def test_inputs_count_against_the_limit_where_the_provider_counts_them(
+    make: Callable[..., Bench], counts: bool, apart_s: float
+) -> None:
+    """Four images with each request, at 60 a minute."""
+    bench = make(0)
+    bench.want([task(letter, images=4) for letter in "abcdef"])
+    bench.inputs = lambda sources: []
+    bench.pacer = Pacer({"images": Gate(60.0)})
+    await bench.run_to_the_end(concurrency=8, counts_inputs=counts)
+    apart = [later - earlier for earlier, later in pairwise(bench.provider.times)]
+    assert apart == pytest.approx([apart_s * (1 + HEADROOM) + (STARTING_S if n == 0 else 0.0) for n in range(5)])
+
+
+async def test_more_inputs_than_a_limit_can_hold_go_at_its_pace(make: Callable[..., Bench]) -> None:
+    """16 images, and 5 a minute: whether they count is not known, so it is neither an error nor a rush."""
+    bench = make(0)
+    bench.want([task(letter, images=16) for letter in "ab"])
+    bench.inputs = lambda sources: []
+    bench.pacer = Pacer({"images": Gate(5.0)})
+    await bench.run_to_the_end(counts_inputs=True)
+    first, second = bench.provider.times
+    assert second - first == pytest.approx(16 * 12 * (1 + HEADROOM) + STARTING_S)
+
+
 async def test_an_hour_at_the_limit_draws_no_429_and_wastes_nothing(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -360,6 +360,13 @@ def test_the_worst_case_of_an_input_is_never_below_what_is_expected(
     assert found == edit_quote(Edit((picture(height, width),), fidelity=fidelity), MINI, MINI_PRICES)
 
 
+def test_a_small_input_is_reserved_as_if_it_were_made_larger() -> None:
+    """Whether a provider enlarges is written nowhere: 300x1000 is two tiles as it is, and four with a side of 512."""
+    found = edit_quote(Edit((picture(300, 1000),)), MINI, MINI_PRICES)
+    assert found.tokens == 65 + 2 * 129
+    assert found.worst_microusd == math.ceil((65 + 4 * 129) * 2.5)
+
+
 def test_what_was_seen_corrects_what_is_expected_and_its_worst_answer_what_is_reserved() -> None:
     """The catalog is an opinion: where a provider bills more, the next quote says so, and reserves the most of it."""
     assert RULE is not None

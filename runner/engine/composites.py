@@ -33,6 +33,16 @@ MOST_TOLD = 5
 """Failures that are told one by one; all of them are counted."""
 PAGE = 32
 _MOST_HEAD_BYTES = 1 << 16
+_COMMAND = [sys.executable, "-m", "runner.inputs.worker"]
+_NO_ANSWER = (
+    anyio.EndOfStream,
+    anyio.IncompleteRead,
+    anyio.DelimiterNotFound,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    ValueError,
+)
+"""What reading from a process comes to that has died, or says something else."""
 
 
 class Compositor:
@@ -135,30 +145,25 @@ class _Workers:
         async with self._room:
             process = self._idle.pop() if self._idle else await self._begin()
             try:
-                data = await _ask(process, question(base, recipe, answer))
-            except (
-                anyio.EndOfStream,
-                anyio.IncompleteRead,
-                anyio.BrokenResourceError,
-                anyio.DelimiterNotFound,
-            ) as error:
+                told, data = await _ask(process, question(base, recipe, answer))
+            except _NO_ANSWER as error:
                 await self._end(process)
                 raise InputError("the process that pastes has died", hint="is there enough memory?") from error
-            except BaseException as error:
-                if isinstance(error, InputError):
-                    self._idle.append(process)
-                else:
-                    # In the middle of an answer: what it says next would be taken for another's.
-                    process.kill()
+            except BaseException:
+                # In the middle of an answer: what it says next would be taken for another's.
+                process.kill()
                 raise
             self._idle.append(process)
-            return data
+        if "error" in told:
+            raise InputError(str(told["error"]))
+        return data
 
     async def _begin(self) -> anyio.abc.Process:
-        # A session of its own: Ctrl-C is for the run.
-        process = await anyio.open_process(
-            [sys.executable, "-m", "runner.inputs.worker"], stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        try:
+            # A session of its own: Ctrl-C is for the run.
+            process = await anyio.open_process(_COMMAND, stderr=subprocess.DEVNULL, start_new_session=True)
+        except OSError as error:
+            raise InputError(f"no process that pastes could be begun: {error}") from error
         self._all.add(process)
         return process
 
@@ -184,12 +189,14 @@ async def _workers() -> AsyncIterator[_Workers]:
             await workers.close()
 
 
-async def _ask(process: anyio.abc.Process, text: bytes) -> bytes:
+async def _ask(process: anyio.abc.Process, text: bytes) -> tuple[dict[str, object], bytes]:
+    """What a process says, and the bytes that come with it."""
     if process.stdin is None or process.stdout is None:
         raise anyio.BrokenResourceError
     await process.stdin.send(text)
     stream = BufferedByteReceiveStream(process.stdout)
     told = json.loads(await stream.receive_until(b"\n", _MOST_HEAD_BYTES))
-    if "error" in told:
-        raise InputError(str(told["error"]))
-    return await stream.receive_exactly(told["bytes"])
+    if not isinstance(told, dict):
+        raise ValueError(f"not an answer: {told!r}")
+    length = told.get("bytes", 0)
+    return told, await stream.receive_exactly(length) if length else b""

@@ -36,19 +36,14 @@ What = tuple[Edit, str | None]
 """An edit, and how its answers are pasted."""
 
 
-def what_of(task: Task) -> What | None:
-    """What a task starts from; None for one that starts from nothing."""
-    return None if task.request.edit is None else (task.request.edit, task.composite)
-
-
 def record(connection: sa.Connection, job_id: int, tasks: Iterable[Task]) -> Mapping[What, int]:
     """Put what these tasks start from on record, and where their inputs are; the row of each."""
     wanted: set[What] = set()
     sources: dict[str, str] = {}
     for task in tasks:
-        what = what_of(task)
-        if what is not None:
-            wanted.add(what)
+        edit = task.request.edit
+        if edit is not None:
+            wanted.add((edit, task.composite))
             sources.update((source.identity, source.recipe) for source in task.sources)
     if not wanted:
         return {}

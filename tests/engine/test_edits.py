@@ -226,6 +226,19 @@ def test_a_composite_that_cannot_be_made_is_told_and_costs_nothing(desk: Desk) -
     assert any("nobody" in message for message in warned)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["/nowhere/python"], ["false"], ["sh", "-c", "echo nonsense; cat > /dev/null"], ["sh", "-c", "echo 7; cat"]],
+)
+def test_no_trouble_with_pasting_ends_a_run(desk: Desk, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    """Law 3: what is in flight is paid for. A process that cannot be begun, dies, or says nonsense costs composites."""
+    monkeypatch.setattr("runner.engine.composites._COMMAND", command)
+    said = desk.run(job(desk, what="{{ image.stem }} [[fault:delay=0.3]]"), "--json")
+    assert said.code == 4
+    assert (said.summary["done"], said.summary["in_doubt"], said.summary["composites_failed"]) == (6, 0, 6)
+    monkeypatch.undo()
+
+
 def test_the_outcome_is_told_in_words(desk: Desk) -> None:
     said = desk.run(job(desk))
     assert said.code == 0

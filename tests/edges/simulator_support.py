@@ -12,9 +12,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import jsonschema
+import pytest
+import yaml
 from PIL import Image, ImageDraw
 
 _MAIN = """
@@ -33,6 +37,19 @@ try:
 except RunnerError as error:
     sys.exit(f"{error}")
 """
+
+
+_OPENAPI = Path(__file__).parents[3] / "shared" / "openapi" / "openai-images.yaml"
+needs_openapi = pytest.mark.skipif(
+    not _OPENAPI.is_file(), reason="the published OpenAPI document is not beside this repository"
+)
+
+
+def check_schema(document: object, schema: str) -> None:
+    published = yaml.safe_load(_OPENAPI.read_text("utf-8"))
+    jsonschema.Draft202012Validator(
+        {"$ref": f"#/components/schemas/{schema}", "components": published["components"]}
+    ).validate(document)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,21 +18,9 @@ from runner.errors import InputError, Lost, Refused, Retryable
 from runner.provider import Endpoint, Timeouts, Upload, connect
 from runner.provider.upload import Uploads
 from runner.tasks import Edit, ImageRequest, Input
-from tests.edges.test_provider import IMAGE, KEY, MODEL, QUICK, Outcome, Sink, answer, recording
+from tests.edges.provider_support import IMAGE, KEY, MODEL, QUICK, Outcome, Sink, answer, recording
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
 
 
 @pytest.fixture

@@ -7,17 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-import yaml
 from PIL import Image
 
-from tests.edges.simulator_support import Peer, running
-
-_OPENAPI = Path(__file__).parents[3] / "shared" / "openapi" / "openai-images.yaml"
-_needs_openapi = pytest.mark.skipif(
-    not _OPENAPI.is_file(), reason="the published OpenAPI document is not beside this repository"
-)
+from tests.edges.simulator_support import Peer, check_schema, needs_openapi, running
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +19,7 @@ def peer() -> Iterator[Peer]:
         yield it
 
 
-def _check(document: object, schema: str) -> None:
-    published = yaml.safe_load(_OPENAPI.read_text("utf-8"))
-    jsonschema.Draft202012Validator(
-        {"$ref": f"#/components/schemas/{schema}", "components": published["components"]}
-    ).validate(document)
-
-
-@_needs_openapi
+@needs_openapi
 @pytest.mark.parametrize(
     "more",
     [
@@ -49,10 +35,10 @@ def test_an_answer_fits_the_published_schema(peer: Peer, more: dict[str, Any]) -
     """Every answer validates against ImagesResponse, with values that the schema has no word for left out."""
     answer = peer.generate(**more)
     assert answer.status == 200
-    _check(answer.json, "ImagesResponse")
+    check_schema(answer.json, "ImagesResponse")
 
 
-@_needs_openapi
+@needs_openapi
 @pytest.mark.parametrize(
     "body",
     [b"{", {"model": "gpt-image-1-mini"}, {"model": "nobody", "prompt": "a"}, {"prompt": "[[fault:moderation]]"}],
@@ -61,7 +47,7 @@ def test_an_error_fits_the_published_schema(peer: Peer, body: object) -> None:
     """Every error body validates against ErrorResponse."""
     answer = peer.call("POST", "/v1/images/generations", body)
     assert answer.status >= 400
-    _check(answer.json, "ErrorResponse")
+    check_schema(answer.json, "ErrorResponse")
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,15 @@ from tests.edges.simulator_support import (
     Answer,
     Part,
     Peer,
+    check_schema,
     edit_parts,
     encoded,
     form,
     landscape,
     mask_of,
+    needs_openapi,
     running,
 )
-from tests.edges.test_simulator_answers import _check, _needs_openapi
 
 EDITS = "/v1/images/edits"
 BASE = encoded(landscape())
@@ -115,7 +116,7 @@ def test_the_sdk_meets_the_apis_errors(sdk: OpenAI) -> None:
     assert (caught.value.code, caught.value.param) == ("invalid_image_file", "image")
 
 
-@_needs_openapi
+@needs_openapi
 @pytest.mark.parametrize(
     "more",
     [
@@ -130,17 +131,17 @@ def test_an_answer_fits_the_published_schema(peer: Peer, more: dict[str, Any]) -
     """Every answer to an edit validates against ImagesResponse, every error against ErrorResponse."""
     answer = peer.edit(images=[BASE, SMALL], mask=MASK, **more)
     assert answer.status == 200
-    _check(answer.json, "ImagesResponse")
-    _check(peer.edit(images=[], **more).json, "ErrorResponse")
+    check_schema(answer.json, "ImagesResponse")
+    check_schema(peer.edit(images=[], **more).json, "ErrorResponse")
 
 
-@_needs_openapi
+@needs_openapi
 def test_a_json_edit_is_the_same_edit(peer: Peer) -> None:
     """Images as data URLs, moderation included: the same picture and the same bill as the form's."""
     peer.call("POST", "/simulator/reset")
     asked = {"model": "gpt-image-1-mini", "prompt": "A hat", "size": "1024x1024", "quality": "low"}
     body = {**asked, "images": [_data_url(BASE), _data_url(SMALL)], "mask": _data_url(MASK), "moderation": "low"}
-    _check(body, "EditImageBodyJsonParam")
+    check_schema(body, "EditImageBodyJsonParam")
     as_json = peer.edit_json(body)
     peer.call("POST", "/simulator/reset")
     as_form = peer.edit("A hat", [BASE, SMALL], MASK)

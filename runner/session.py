@@ -374,9 +374,11 @@ async def _compose(compositor: Compositor, finished: anyio.Event, emit: Listener
     """Make composites to the end; what goes wrong with them ends no run."""
     try:
         await compositor.run()
-    except RunnerError as error:
+    except Exception as error:
+        # Whatever it is: requests that are paid for are under way beside it, and would be cancelled with it.
         compositor.failed += 1
-        emit(events.Warned(f"no further composites are made: {error}"))
+        told = str(error) if isinstance(error, RunnerError) else f"{type(error).__name__}: {error}"
+        emit(events.Warned(f"no further composites are made: {told}"))
     finished.set()
 
 

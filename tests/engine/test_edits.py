@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageDraw
 
+from runner.engine.composites import Compositor
+from runner.errors import LedgerError
 from runner.inputs import pasting
 from tests.edges.simulator_support import Peer, running
 from tests.engine.command_support import Desk, Said
@@ -237,6 +239,21 @@ def test_no_trouble_with_pasting_ends_a_run(desk: Desk, monkeypatch: pytest.Monk
     assert said.code == 4
     assert (said.summary["done"], said.summary["in_doubt"], said.summary["composites_failed"]) == (6, 0, 6)
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("error", [ValueError("nobody foresaw this"), LedgerError("the ledger is held")])
+def test_nothing_that_goes_wrong_beside_the_requests_cancels_them(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Law 3, whatever is broken: six images are made, none is in doubt, and the exit code says that it was not all."""
+
+    async def run(_self: Compositor) -> None:
+        raise error
+
+    monkeypatch.setattr(Compositor, "run", run)
+    said = desk.run(job(desk), "--json")
+    assert (said.code, said.summary["done"], said.summary["in_doubt"]) == (4, 6, 0)
+    assert any(str(error) in entry["message"] for entry in said.entries if entry["type"] == "warned")
 
 
 def test_the_outcome_is_told_in_words(desk: Desk) -> None:

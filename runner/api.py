@@ -23,6 +23,7 @@ from runner.invocation import Options
 from runner.planner import Plan
 
 if TYPE_CHECKING:
+    from runner.collecting import Cancelled
     from runner.engine.events import Listener, Summary
     from runner.engine.stop import Stop
     from runner.manifest import Manifest
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from runner.verification import Listener as VerifyListener
 
 
-__all__ = ["Options", "load", "manifest_path", "plan", "retry", "run", "simulator", "verify"]
+__all__ = ["Options", "cancel", "collect", "load", "manifest_path", "plan", "retry", "run", "simulator", "verify"]
 
 _DEFAULT = Options()
 
@@ -98,6 +99,59 @@ def run(
                 return anyio.run(session.run, endpoint)
             with simulator() as base_url:
                 return anyio.run(session.run, Endpoint(request.provider.name, base_url, "simulator"))
+
+
+def collect(
+    job: str | Path | None,
+    options: Options = _DEFAULT,  # frozen, so shared safely
+    *,
+    listener: Listener | None = None,
+    stop: Stop | None = None,
+    handle_signals: bool = False,
+) -> list[Summary]:
+    """Bring home what is over of a job's batches (of every job's, with None); nothing new is submitted.
+
+    Where the manifest says `batch: {fall_back: online}`, what they did not deliver is made online. Each batch is asked
+    for where it was submitted, unless `options` name a provider. A summary for each job and each such place.
+
+    Raises:
+        InputError: the ledger does not know the job, or there is no key.
+        Locked: a run holds the job.
+        LedgerError, StoreError: the ledger or the output folder cannot be used.
+    """
+    from runner.collecting import collect as bring_home
+    from runner.engine.stop import Stop
+
+    listener = listener or _ignore
+    return bring_home(
+        job,
+        options,
+        listener=listener,
+        on_wait=_teller(listener),
+        stop=stop or Stop(),
+        handle_signals=handle_signals,
+        simulator=simulator,
+    )
+
+
+def cancel(
+    job: str | Path,
+    options: Options = _DEFAULT,  # frozen, so shared safely
+    *,
+    forget: bool = False,
+    listener: Listener | None = None,
+) -> list[Cancelled]:
+    """Ask the provider to end the batches of a job; what they have made by then is still to be collected.
+
+    With `forget`, batches that the provider does not know are given up: their tasks are in doubt then.
+
+    Raises:
+        InputError: the ledger does not know the job, or there is no key.
+        ProviderError: the provider does not answer.
+    """
+    from runner.collecting import cancel as end_all
+
+    return end_all(job, options, forget=forget, listener=listener or _ignore)
 
 
 @contextmanager

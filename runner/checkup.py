@@ -21,8 +21,8 @@ from runner import invocation
 from runner.errors import ModelGone, ProviderError, RunnerError
 from runner.invocation import Options
 from runner.ledger import Ledger
-from runner.planner import WARN_DAYS
 from runner.provider import Endpoint, ModelInfo, Timeouts, connect
+from runner.rules.models import WARN_DAYS
 
 LOW_DISK_BYTES = 2 << 30
 CLOCK_SKEW_S = 60.0

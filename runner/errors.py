@@ -155,6 +155,10 @@ class Lost(ProviderError):
     """The request left and no whole answer came back: the provider may have billed it."""
 
 
+class Expired(ProviderError):
+    """A batch ended before this request's turn: nothing was made, and nothing is billed."""
+
+
 class Unusable(ProviderError):
     """A 200 without a usable image. It was billed: `usage` has the figures if the answer told them."""
 

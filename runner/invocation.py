@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING
 from runner import catalog as catalogs
 from runner import manifest as manifests
 from runner import planner
-from runner.errors import InputError, ManifestError
+from runner.errors import InputError, ManifestError, StopRun
 from runner.planner import Plan
-from runner.rules import concurrency
+from runner.rules import concurrency, quoting
 from runner.rules.breaker import FailureLimit
 from runner.rules.budget import Budget, period_start
+from runner.rules.models import Models, choose_models
 from runner.rules.pacing import Gate, Pacer
 from runner.rules.pricing import Calibration, microusd, usd
+from runner.rules.quoting import Quoter
 
 if TYPE_CHECKING:
-    from runner.catalog import Catalog, Provider
+    from runner.catalog import Catalog, Delivery, Provider
     from runner.ledger import Job, Ledger
     from runner.manifest import Manifest
     from runner.provider import Endpoint
@@ -40,7 +42,8 @@ class Options:
     `output` and `ledger` default to the environment's RUNNER_OUTPUT and RUNNER_LEDGER, then to `output` and to
     `ledger.sqlite3` in it. `budget_usd` replaces the manifest's `budget.usd`. `limit` is the most images of this run.
     After `max_duration_s` seconds no further request leaves. `max_failures` None is the default of `rules.breaker`;
-    `FailureLimit()` bears everything.
+    `FailureLimit()` bears everything. `delivery` None is the manifest's. With `wait` a run stays until the batches that
+    it submitted are over.
     """
 
     provider: str | None = None
@@ -56,6 +59,8 @@ class Options:
     hold_doubt: bool = False
     max_duration_s: float | None = None
     max_failures: FailureLimit | None = None
+    delivery: Delivery | None = None
+    wait: bool = False
 
     @property
     def output_folder(self) -> Path:
@@ -78,8 +83,11 @@ class Request:
     path: Path
     catalog: Catalog
     provider: Provider
-    models: planner.Models
+    models: Models
     gates: Mapping[str, Gate] = field(default_factory=dict)
+    delivery: Delivery = "online"
+    online_models: Models | None = None
+    """What is asked online for what a batch did not deliver; None where nothing falls back."""
 
     @property
     def simulated(self) -> bool:
@@ -177,17 +185,49 @@ def prepare(job: str | Path, options: Options, ledger: Ledger | None) -> Request
     """
     catalog = catalogs.load(options.catalog)
     path = find_manifest(job, ledger)
-    manifest = manifests.load(path, overrides=options.overrides, catalog=catalog)
+    return judge(manifests.load(path, overrides=options.overrides, catalog=catalog), path, catalog, options)
+
+
+def judge(manifest: Manifest, path: Path, catalog: Catalog, options: Options, *, only_collect: bool = False) -> Request:
+    """Choose the provider and the models of a manifest that was read. With `only_collect` nothing need be served.
+
+    Raises:
+        InputError: there is no such provider, or no price, or no batch support where it is asked for.
+        StopRun: its model has been shut down.
+    """
     provider = catalog.provider(options.provider or manifest.provider or "openai")
-    models = planner.choose_models(
-        {name: manifest.model_origin(name) for name in manifest.models},
-        fallback=manifest.fallback_model,
-        provider=provider.name,
-        catalog=catalog,
-        today=now().date(),
-    )
+    delivery: Delivery = options.delivery or manifest.delivery
+    today = now().date()
+
+    def choose(by: Delivery) -> Models:
+        return choose_models(
+            {name: manifest.model_origin(name) for name in manifest.models},
+            fallback=manifest.fallback_model,
+            provider=provider.name,
+            catalog=catalog,
+            today=today,
+            delivery=by,
+            delivery_origin=None if options.delivery else manifest.origin_of("delivery"),
+        )
+
+    def choose_if_any(by: Delivery) -> Models | None:
+        try:
+            return choose(by)
+        except (InputError, StopRun):
+            if not only_collect:
+                raise
+            return None
+
+    falls_back = delivery == "batch" and manifest.batch.fall_back == "online"
     return Request(
-        manifest, path, catalog, provider, models, gates_for(manifest, catalog, simulated=provider.simulated)
+        manifest,
+        path,
+        catalog,
+        provider,
+        models=choose_if_any(delivery) or Models({name: name for name in manifest.models}, ()),
+        gates=gates_for(manifest, catalog, simulated=provider.simulated),
+        delivery=delivery,
+        online_models=choose_if_any("online") if falls_back else None,
     )
 
 
@@ -204,6 +244,10 @@ def make_plan(request: Request, ledger: Ledger | None) -> Plan:
     known = ledger.lookup(job) if ledger is not None else _nothing_known
     seen = calibrations(request, ledger) if ledger is not None else {}
 
+    batching = None
+    if request.delivery == "batch":
+        batching = planner.Batching(request.manifest.batch.max_requests, request.online_models)
+
     def look(claim: planner.Claim) -> Plan:
         return planner.make(
             manifests.expand(request.manifest, simulated=request.simulated),
@@ -216,6 +260,7 @@ def make_plan(request: Request, ledger: Ledger | None) -> Plan:
             known=known,
             claim=claim,
             seen=seen,
+            batching=batching,
         )
 
     with closing(Sieve()) as sieve:
@@ -245,7 +290,15 @@ def check_tasks(request: Request, ledger: Ledger) -> None:
 def calibrations(request: Request, ledger: Ledger) -> dict[str, Calibration]:
     """What the ledger has seen input images being billed, against what the catalog says; of simulated ones apart."""
     seen = ledger.seen_edits(simulated=request.simulated)
-    return planner.calibrations(((one.model, one.edit, one.input_image_tokens) for one in seen), request.catalog)
+    return quoting.calibrations(((one.model, one.edit, one.input_image_tokens) for one in seen), request.catalog)
+
+
+def quoter_for(request: Request, delivery: Delivery, seen: Mapping[str, Calibration]) -> Quoter:
+    """The prices of one delivery, with the models that it asks; `seen` as `calibrations` gives it."""
+    models = request.models
+    if delivery != request.delivery and request.online_models is not None:
+        models = request.online_models
+    return Quoter(request.catalog, request.provider.name, models.effective, delivery, seen)
 
 
 def _nothing_known(_keys: Sequence[str]) -> Mapping[str, planner.Known]:
@@ -261,8 +314,14 @@ def plan_with_caps(request: Request, options: Options, ledger: Ledger | None) ->
     job = ledger.job(plan.job) if ledger is not None else None
     budget = budget_for(request, options, ledger, job)
     left = budget.left_microusd
-    expected = plan.total("expected_microusd")
-    if left is not None and expected > left:
+    expected, worst = plan.total("expected_microusd"), plan.total("worst_microusd")
+    if left is not None and plan.delivery == "batch" and worst > left:
+        # Nothing of a batch is settled before it is over, so that the worst case of all of it must fit.
+        plan.warnings.append(
+            f"{usd(worst)} would be reserved for the batches, and {usd(left)} of the budget per {budget.per} are left: "
+            "a run would submit what fits (exit code 5) and go on when there is more"
+        )
+    elif left is not None and plan.delivery == "online" and expected > left:
         plan.warnings.append(
             f"{usd(expected)} are expected, and {usd(left)} of the budget per {budget.per} are left: "
             "a run would stop there (exit code 5) and go on when there is more"
@@ -314,6 +373,7 @@ def budget_for(request: Request, options: Options, ledger: Ledger | None, job: J
         spent = ledger.spending(job, simulated=request.simulated, since_ms=since_ms)
         budget.settled_microusd = spent.settled_microusd
         budget.in_doubt_microusd = spent.in_doubt_microusd
+        budget.reserved_microusd = spent.reserved_microusd
     return budget
 
 

@@ -1,36 +1,45 @@
 """wanted - known = to do, with its price: what `runner plan` says before a cent is spent.
 
 Owns the counting of a plan, the checks that need every task at once (two tasks with one file name, two that ask for the
-same image), the models' ends and the choice of the fallback. Refuses to read the ledger, the clock or the manifest's
-files: tasks, what is known of them and the date are arguments, and tasks are looked at once, in chunks.
+same image), and its price by either delivery. Refuses to read the ledger, the clock or the manifest's files: tasks and
+what is known of them are arguments, and tasks are looked at once, in chunks.
 """
 
 from __future__ import annotations
 
-import datetime as dt
+import functools
 import itertools
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from runner.errors import InputError, ManifestError, StopRun
+from runner.catalog import BATCH_WINDOW_S
+from runner.errors import InputError, ManifestError
 from runner.rules import pricing
+from runner.rules.models import Models, place_of
 from runner.rules.pacing import Gate, Pacer
-from runner.tasks import Edit, ImageRequest, Origin, Status, Task
+from runner.rules.quoting import Quoter
+from runner.tasks import ImageRequest, Status, Task
 
 if TYPE_CHECKING:
-    from runner.catalog import Catalog, Delivery, Prices
+    from runner.catalog import Catalog, Delivery
 
 T = TypeVar("T")
 
 CHUNK = 1000
 """Tasks looked up and recorded at a time."""
-_MOST_EDITS = 1000
 _ROUNDING = 0.02
-WARN_DAYS = 30
-"""How long before a model's shutdown plan and run begin to warn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How batch delivery goes: requests in one batch at most, and the models of what falls back online, if it does."""
+
+    max_requests: int
+    online_models: Models | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,8 @@ class Group:
     to_do: int = 0
     left: int = 0
     """Failed or refused earlier: not sent again unless asked."""
+    submitted: int = 0
+    """In a batch that the provider has: paid for already, and not to do."""
     expected_microusd: int = 0
     worst_microusd: int = 0
     input_images: int = 0
@@ -78,8 +89,19 @@ class Group:
 
 
 @dataclass(slots=True)
+class Offer:
+    """What is to do, by one delivery: what it costs in micro-dollars, and how long it takes in seconds."""
+
+    expected_microusd: int = 0
+    worst_microusd: int = 0
+    at_least_s: float | None = None
+    within_s: float | None = None
+    """As of a plan: `at_least_s` at the allowed rate online, `within_s` in batches."""
+
+
+@dataclass(slots=True)
 class Plan:
-    """What a run would do. Times are seconds at the allowed rate, money is micro-dollars."""
+    """What a run would do. Times are seconds at the allowed rate, money is micro-dollars of the chosen delivery."""
 
     job: str
     provider: str
@@ -91,78 +113,22 @@ class Plan:
     paced_images: int = 0
     """Images that count against the images a minute: those of edits among them, where the provider counts them."""
     duration_s: float | None = None
+    """At least, at the allowed rate; None without a limit, and in batches."""
+    within_s: float | None = None
+    """How long the provider gives itself for a batch; None online."""
+    delivery: Delivery = "online"
+    batches: int = 0
+    """Files of requests that batch delivery makes of it."""
+    falls_back: bool = False
+    """Whether what a batch does not deliver is made online: then at the price of that offer, at most."""
+    offers: dict[Delivery, Offer] = field(default_factory=dict)
+    """What is to do by each delivery, where the provider has both for all of it; else empty."""
     warnings: list[str] = field(default_factory=list)
     effective_models: dict[str, str] = field(default_factory=dict)
 
     def total(self, what: str) -> int:
         """The sum of one column over all groups."""
         return sum(int(getattr(group, what)) for group in self.groups.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Models:
-    """Which model is asked for each that is wanted, today, and what to say about it."""
-
-    effective: Mapping[str, str]
-    warnings: tuple[str, ...]
-    fallback: str | None = None
-    """What is asked when the provider says that a model is gone; None where nothing can be."""
-
-
-def choose_models(
-    wanted: Mapping[str, Origin],
-    *,
-    fallback: str | None,
-    provider: str,
-    catalog: Catalog,
-    today: dt.date,
-    delivery: Delivery = "online",
-) -> Models:
-    """The model to send for each wanted one: itself, or the fallback once it has been shut down.
-
-    Raises:
-        StopRun: a model has been shut down and there is no fallback that is still served; nothing was sent.
-        InputError: a model has no price at this provider.
-    """
-    effective: dict[str, str] = {}
-    warnings: list[str] = []
-    usable = fallback
-    if fallback is not None and not catalog.has_price(provider, fallback, delivery):
-        # What has no price cannot be kept under a cap; a gateway's job need not end for want of a second model.
-        usable = None
-        warnings.append(f"fallback_model {fallback} has no price at {provider} in the catalog: it will not be asked")
-    for name, origin in wanted.items():
-        place = _place(origin)
-        model = catalog.model(name)
-        lifecycle = catalog.lifecycle(provider, name)
-        shutdown = lifecycle.shutdown if lifecycle else None
-        enforced = catalog.provider(provider).enforces_shutdown
-        chosen = name
-        if shutdown is not None and today >= shutdown and enforced:
-            if fallback is None or _is_over(fallback, provider, catalog, today):
-                raise StopRun(
-                    f"{place}: {name} was shut down by {provider} on {shutdown}"
-                    + (f", and so was its fallback {fallback}" if fallback else ""),
-                    code="model_shut_down",
-                    hint=f"change that line to `model: {_successor(model.successors)}`, "
-                    f"or add `fallback_model: {_successor(model.successors)}`",
-                )
-            chosen = fallback
-            warnings.append(f"{name} was shut down on {shutdown}: {fallback} is used instead (fallback_model)")
-        elif shutdown is not None and (shutdown - today).days <= WARN_DAYS:
-            days = (shutdown - today).days
-            when = f"in {days} days" if days > 0 else "already"
-            then = f"then {usable} takes over" if usable else f"add `fallback_model: {_successor(model.successors)}`"
-            warnings.append(f"{place}: {name} is shut down by OpenAI on {shutdown} ({when}); {then}")
-        catalog.prices_for(provider, chosen, delivery)
-        effective[name] = chosen
-    if (
-        usable is not None
-        and catalog.provider(provider).enforces_shutdown
-        and _is_over(usable, provider, catalog, today)
-    ):
-        usable = None
-    return Models(effective, tuple(warnings), usable)
 
 
 def make(
@@ -177,18 +143,23 @@ def make(
     known: Lookup,
     claim: Claim,
     seen: Mapping[str, pricing.Calibration] = MappingProxyType({}),
-    delivery: Delivery = "online",
+    batching: Batching | None = None,
 ) -> Plan:
     """Count, price and check every task of a job, in one pass over `tasks`. `seen` calibrates a model's input tokens.
+
+    With `batching` the delivery is by batch: nothing has to pass the gates then.
 
     Raises:
         ManifestError: two tasks with one file name or one request, with both places.
         InputError: a request that the limits can never let pass.
     """
-    plan = Plan(job, provider, catalog.version, simulated)
+    delivery: Delivery = "online" if batching is None else "batch"
+    plan = Plan(job, provider, catalog.version, simulated, delivery=delivery)
     plan.warnings.extend(models.warnings)
     plan.effective_models = dict(models.effective)
     quoter = Quoter(catalog, provider, models.effective, delivery, seen)
+    other = _Other(catalog, provider, models, batching, seen)
+    lines: Counter[tuple[str, bool]] = Counter()
     counts_inputs = catalog.counts_input_images(provider)
     pacer = Pacer(dict(gates))
     warned_auto = warned_inputs = warned_shape = False
@@ -210,115 +181,87 @@ def make(
                         "quality `auto` may render and bill as the highest quality: it is priced as that"
                     )
                 images = paced_images(request, counts_inputs=counts_inputs)
-                gate = gates.get("images")
+                gate = gates.get("images") if batching is None else None
                 if gate is not None and images > gate.per_minute and not warned_inputs:
                     warned_inputs = True
                     plan.warnings.append(
-                        f"{_place(task.origin)}: an edit of {images} images may count as so many against a limit of "
+                        f"{place_of(task.origin)}: an edit of {images} images may count as so many against a limit of "
                         f"{gate.per_minute:g} a minute, and then never passes: raise the limit or send fewer"
                     )
             if task.composite is not None and not warned_shape and _is_stretched(request):
                 warned_shape = True
                 plan.warnings.append(
-                    f"{_place(task.origin)}: an answer of {request.size} has another shape than its image: "
+                    f"{place_of(task.origin)}: an answer of {request.size} has another shape than its image: "
                     "the composite stretches it"
                 )
             if _count(plan, group, states.get(task.key, _NEW), quote):
                 plan.paced_images += images
                 group.input_images += len(request.edit.images) if request.edit else 0
+                other.add(request)
+                if batching is not None:
+                    lines[quoter.model_for(request.model), request.edit is not None] += 1
                 if quote.tokens > largest:
                     largest = quote.tokens
-                    pacer.check({"tokens": float(largest), "images": 1.0, "requests": 1.0})
-    plan.duration_s = _duration_s(plan, gates)
+                    try:
+                        pacer.check({"tokens": float(largest), "images": 1.0, "requests": 1.0})
+                    except InputError as error:
+                        if batching is None:
+                            raise
+                        other.withdraw(plan, error)
+    _offer(plan, other, _duration_s(plan, gates))
+    if batching is not None:
+        plan.batches = sum(-(-count // batching.max_requests) for count in lines.values())
+        plan.falls_back = batching.online_models is not None
     return plan
 
 
-def paced_images(request: ImageRequest, *, counts_inputs: bool) -> int:
-    """What a request counts against the images a minute: one, or its input images where the provider counts them."""
-    return len(request.edit.images) if counts_inputs and request.edit is not None else 1
-
-
-def calibrations(seen: Iterable[tuple[str, Edit, int]], catalog: Catalog) -> dict[str, pricing.Calibration]:
-    """What each model's input images were billed in tokens, from (model, edit, tokens) of its newest edits."""
-    by_model: dict[str, list[tuple[Edit, int]]] = {}
-    for name, edit, tokens in seen:
-        by_model.setdefault(name, []).append((edit, tokens))
-    found: dict[str, pricing.Calibration] = {}
-    for name, of_model in by_model.items():
-        try:
-            rule = catalog.model(name).input_tokens
-        except InputError:
-            continue  # a model of another catalog
-        if rule is not None:
-            found[name] = pricing.calibrated(of_model, rule)
-    return found
-
-
-class Quoter:
-    """Prices tasks at one provider; remembers the output side of each model, size and quality, and the last prompt."""
+class _Other:
+    """What is to do, by the delivery that was not chosen, as long as all of it can go that way."""
 
     def __init__(
         self,
         catalog: Catalog,
         provider: str,
-        effective: Mapping[str, str],
-        delivery: Delivery = "online",
-        seen: Mapping[str, pricing.Calibration] = MappingProxyType({}),
+        models: Models,
+        batching: Batching | None,
+        seen: Mapping[str, pricing.Calibration],
     ) -> None:
-        self._catalog = catalog
-        self._provider = provider
-        self._delivery: Delivery = delivery
-        self._effective = dict(effective)
-        self._images: dict[tuple[str, str, str], pricing.Quote] = {}
-        self._prompt = ""
-        self._prompts: dict[str, pricing.Quote] = {}
-        self._seen = seen
-        self._edits: dict[tuple[str, Edit], pricing.Quote] = {}
+        self.delivery: Delivery = "batch" if batching is None else "online"
+        self._falling_back = batching.online_models if batching is not None else None
+        self._quoter = Quoter(catalog, provider, (self._falling_back or models).effective, self.delivery, seen)
+        self._is_there = functools.cache(functools.partial(self._look, catalog, provider))
+        self._request: ImageRequest | None = None
+        self._quote = pricing.Quote(0, 0, 0)
+        self.offer: Offer | None = Offer()
+        """None as soon as a part of it cannot go that way."""
 
-    def quote(self, request: ImageRequest) -> pricing.Quote:
-        """The price of `request` on the model that would be asked now."""
-        model = self.model_for(request.model)
-        place = (model, request.size, request.quality)
-        image = self._images.get(place)
-        if image is None:
-            image = pricing.image_quote(request.size, request.quality, self._catalog.model(model), self.prices(model))
-            self._images[place] = image
-        if self._prompt != request.prompt:
-            self._prompt = request.prompt
-            self._prompts.clear()
-        prompt = self._prompts.get(model)
-        if prompt is None:
-            prompt = self._prompts[model] = pricing.prompt_quote(request.prompt, self.prices(model))
-        return image + prompt if request.edit is None else image + prompt + self._start(request.edit, model)
+    def add(self, request: ImageRequest) -> None:
+        """One more image of this request is to do."""
+        if self.offer is None:
+            return
+        if request is not self._request:
+            # Samples share their request, as in `make`: each is quoted once by each delivery.
+            if not self._is_there(self._quoter.model_for(request.model)):
+                self.offer = None
+                return
+            self._request, self._quote = request, self._quoter.quote(request)
+        self.offer.expected_microusd += self._quote.expected_microusd
+        self.offer.worst_microusd += self._quote.worst_microusd
 
-    def _start(self, edit: Edit, model: str) -> pricing.Quote:
-        quote = self._edits.get((model, edit))
-        if quote is None:
-            if len(self._edits) >= _MOST_EDITS:
-                self._edits.clear()
-            seen = self._seen.get(model, pricing.UNTRIED)
-            quote = pricing.edit_quote(edit, self._catalog.model(model), self.prices(model), seen)
-            self._edits[model, edit] = quote
-        return quote
+    def withdraw(self, plan: Plan, error: InputError) -> None:
+        """A request that goes in a batch can never pass the limits online."""
+        if self.offer is not None and self._falling_back is not None:
+            plan.warnings.append(f"what no batch delivers cannot fall back online: {error.message}")
+        self.offer = None
 
-    def model_for(self, wanted: str) -> str:
-        """The model that is asked where `wanted` is wanted."""
-        return self._effective.get(wanted, wanted)
+    def _look(self, catalog: Catalog, provider: str, model: str) -> bool:
+        served = self.delivery == "online" or catalog.has_batch(provider, model)
+        return served and catalog.has_price(provider, model, self.delivery)
 
-    def prices(self, model: str) -> Prices:
-        """The price list of a model at this provider."""
-        return self._catalog.prices_for(self._provider, model, self._delivery)
 
-    @property
-    def effective_models(self) -> frozenset[str]:
-        """Every model that is asked now."""
-        return frozenset(self._effective.values())
-
-    def replace(self, gone: str, model: str) -> None:
-        """From now on `model` is asked wherever `gone` was."""
-        for wanted, effective in self._effective.items():
-            if effective == gone:
-                self._effective[wanted] = model
+def paced_images(request: ImageRequest, *, counts_inputs: bool) -> int:
+    """What a request counts against the images a minute: one, or its input images where the provider counts them."""
+    return len(request.edit.images) if counts_inputs and request.edit is not None else 1
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -340,7 +283,7 @@ def _refuse_clashes(chunk: Sequence[Task], claim: Claim) -> None:
     clashes = claim(
         [task.key for task in chunk],
         [fold(task.name) for task in chunk],
-        lambda index: _place(chunk[index].origin),
+        lambda index: place_of(chunk[index].origin),
     )
     for index, clash in sorted(clashes.items()):
         task = chunk[index]
@@ -367,6 +310,8 @@ def _count(plan: Plan, group: Group, known: Known, quote: pricing.Quote) -> bool
         group.done += 1
     elif status in (Status.FAILED, Status.REFUSED):
         group.left += 1
+    elif status is Status.SUBMITTED:
+        group.submitted += 1
     elif known.reusable:
         group.reusable += 1
     else:
@@ -388,20 +333,23 @@ def _is_stretched(request: ImageRequest) -> bool:
     return not 1 - _ROUNDING <= ratio <= 1 + _ROUNDING
 
 
+def _offer(plan: Plan, other: _Other, at_least_s: float | None) -> None:
+    """How long it takes by the chosen delivery; and both of them, where there are both."""
+    own = Offer(plan.total("expected_microusd"), plan.total("worst_microusd"))
+    by: dict[Delivery, Offer | None] = {plan.delivery: own, other.delivery: other.offer}
+    if plan.delivery == "online":
+        plan.duration_s = at_least_s
+    else:
+        plan.within_s = float(BATCH_WINDOW_S)
+    if plan.total("to_do") == 0:
+        return
+    online, batch = by["online"], by["batch"]
+    if online is not None and batch is not None:
+        online.at_least_s, batch.within_s = at_least_s, float(BATCH_WINDOW_S)
+        plan.offers = {"online": online, "batch": batch}
+
+
 def _duration_s(plan: Plan, gates: Mapping[str, Gate]) -> float | None:
     """How long the allowed rate makes it take; None without a limit (then it is up to the provider's speed)."""
     amounts = {"images": plan.paced_images, "requests": plan.total("to_do"), "tokens": plan.tokens}
     return max((amounts[name] * 60.0 / gate.per_minute for name, gate in gates.items()), default=None)
-
-
-def _is_over(model: str, provider: str, catalog: Catalog, today: dt.date) -> bool:
-    lifecycle = catalog.lifecycle(provider, model)
-    return lifecycle is not None and lifecycle.shutdown is not None and today >= lifecycle.shutdown
-
-
-def _successor(successors: Sequence[str]) -> str:
-    return successors[0] if successors else "MODEL"
-
-
-def _place(origin: Origin) -> str:
-    return ":".join(str(part) for part in (origin.source, origin.line, origin.column) if part is not None)

@@ -1,46 +1,42 @@
 """One run, from the lock to the summary: enrol, recover, reuse, make, sum up.
 
-Owns the order of a run and what is wired to what; the floors below do the work. Refuses to render: it emits events.
+Owns the order of a run; the floors below do the work. Refuses to render: it emits events.
 """
 
 from __future__ import annotations
 
 import os
-import random
-import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
-from runner import __version__, limiter, planner
+from runner import __version__
 from runner import manifest as manifests
 from runner.engine import events, recovery
 from runner.engine.events import Event, Listener, Summary
 from runner.engine.pool import Pool
-from runner.engine.shared import Settings
 from runner.engine.stop import Stop
-from runner.engine.uploads import uploads_from
 from runner.errors import InputError, RunnerError, TimeLimit
-from runner.invocation import Options, Request, budget_for, calibrations, check_tasks, concurrency_for, embeds, now
+from runner.invocation import Options, Request, budget_for, check_tasks, now
 from runner.ledger import Job, Ledger, RunStart
-from runner.provider import Endpoint, Timeouts, connect
+from runner.provider import Client, Endpoint, connect
 from runner.report.lines import line
 from runner.report.summary import summarise
-from runner.rules.breaker import Breaker, default_limit
-from runner.rules.concurrency import descriptors_for, places_for
-from runner.rules.pacing import Gate, Pace, Pacer
-from runner.rules.retry import Policy
+from runner.rules.budget import Budget
 from runner.store import Store
 from runner.tasks import Status
+from runner.wiring import Wiring
 
 if TYPE_CHECKING:
+    from runner.engine.batch.common import Desk
     from runner.engine.composites import Compositor
 
 _TIME_LIMIT = "time limit"
@@ -60,7 +56,10 @@ class Session:
         listener: Listener,
         stop: Stop,
         handle_signals: bool,
+        *,
+        collect_only: bool = False,
     ) -> None:
+        """With `collect_only` nothing is enrolled and no batch submitted: what is over is brought home."""
         self.request = request
         self.options = options
         self.ledger = ledger
@@ -68,7 +67,9 @@ class Session:
         self.stop = stop
         self.handle_signals = handle_signals
         self.warnings: list[str] = []
+        self.collect_only = collect_only
         self.compositor: Compositor | None = None
+        self._engine: Pool | Desk | None = None
 
     async def run(self, endpoint: Endpoint) -> Summary:
         """The whole run; what ends it once it has begun is in the summary.
@@ -124,6 +125,11 @@ class Session:
             InputError: the manifest is not valid, or the job has run before and the ledger knows nothing of it.
         """
         manifest, ledger = self.request.manifest, self.ledger
+        if self.collect_only:
+            found = ledger.job(manifest.name)
+            if found is None:
+                raise InputError(f"the ledger {ledger.path} knows no job {manifest.name!r}")
+            return found
         digest = manifest.digest(simulated=self.request.simulated)
         known = ledger.job(manifest.name)
         if known is None and store.has_run_logs():
@@ -157,24 +163,25 @@ class Session:
     async def _make(
         self, store: Store, job: Job, run_id: int, endpoint: Endpoint, emit: Listener, started: float
     ) -> RunnerError | None:
-        """Recover, reuse, and make what is left; what ended the run early, if anything did."""
-        manifest, ledger = self.request.manifest, self.ledger
+        """Recover, reuse, collect, and make what is left; what ended the run early, if anything did."""
+        ledger = self.ledger
         for warning in (*self.request.models.warnings, *self.warnings):
             emit(events.Warned(warning))
 
         def prepare() -> None:
             recovery.recover(ledger, store, job, emit, now_ms=now_ms())
-            if not self.options.hold_doubt:
+            if not (self.options.hold_doubt or self.collect_only):
                 ledger.retry(job, Status.IN_DOUBT, None)
             recovery.reuse(ledger, store, job, emit, now_ms=now_ms())
             recovery.tidy(ledger, store, job, emit)
 
         await anyio.to_thread.run_sync(prepare)
-        gates = dict(self.request.gates)
-        concurrency, most = self._places(gates, emit)
+        wiring = Wiring(self.request, self.options, ledger, store, job, run_id, endpoint, self.stop, emit)
         budget = budget_for(self.request, self.options, ledger, job)
         statuses = ledger.statuses(job)
         to_do = min(statuses[Status.PLANNED], self.options.limit or job.wanted)
+        is_batch = self.request.delivery == "batch"
+        concurrency, most = wiring.places()
         emit(
             events.RunBegan(
                 job=job.name,
@@ -183,15 +190,18 @@ class Session:
                 simulated=self.request.simulated,
                 wanted=job.wanted,
                 done=statuses[Status.DONE],
-                to_do=to_do,
-                images_per_minute=gates["images"].per_minute if "images" in gates else None,
+                to_do=0 if self.collect_only else to_do,
+                images_per_minute=None if is_batch else wiring.images_per_minute,
                 concurrency=concurrency,
                 cap_microusd=budget.cap_microusd,
                 committed_microusd=budget.committed_microusd,
+                delivery=self.request.delivery,
+                submitted=statuses[Status.SUBMITTED],
             )
         )
         compositor = self._compositor(store, job, emit)
-        if statuses[Status.PLANNED] == 0:
+        batches = is_batch or bool(ledger.batches.open(job))
+        if not ledger.batches.open(job) and (statuses[Status.PLANNED] == 0 or (self.collect_only and not is_batch)):
             if compositor is not None:
                 await self._watch(None, compositor, started, emit)
             return None
@@ -201,30 +211,36 @@ class Session:
             if compositor is not None and isinstance(event, events.Saved):
                 compositor.saved()
 
-        with self._pace(Pacer(gates), endpoint, run_id, emit) as pacer:
-            async with connect(endpoint, self._timeouts(), connections=most) as client:
-                pool = Pool(
-                    ledger=ledger,
-                    store=store,
-                    job=job,
-                    run_id=run_id,
-                    client=client,
-                    quoter=self._quoter(),
-                    price_version=self.request.catalog.version,
-                    pacer=pacer,
-                    budget=budget,
-                    breaker=Breaker(
-                        self.options.max_failures or default_limit(concurrency), to_do, manifest.retry.base_s
-                    ),
-                    settings=self._settings(concurrency, most),
-                    stop=self.stop,
-                    emit=heard,
-                    now=now,
-                    jitter=random.random,
-                    inputs=uploads_from(self.request.path.parent),
-                )
-                await self._watch(pool, compositor, started, emit)
-        return pool.error
+        wiring = replace(wiring, emit=heard)
+        with wiring.pace(emit) as pacer:
+            async with connect(endpoint, wiring.timeouts(), connections=most) as client:
+
+                async def work() -> None:
+                    """Batches first: what they bring home need not be made."""
+                    begun = 0
+                    if batches:
+                        begun = await self._with_batches(wiring, client, budget)
+                    todo = wiring.online_todo(collect_only=self.collect_only)
+                    if todo is not None and not self.stop.asked:
+                        self._engine = wiring.pool(client, pacer, budget, concurrency, most, todo, begun=begun)
+                        await self._engine.run()
+
+                await self._watch(work, compositor, started, emit)
+        return self._engine.error if self._engine is not None else None
+
+    async def _with_batches(self, wiring: Wiring, client: Client, budget: Budget) -> int:
+        """Deal with batches; how many tasks were put into new ones."""
+        from runner.engine.batch.courier import Courier
+
+        self._engine = desk = wiring.desk(client, budget, submit=not self.collect_only)
+        courier = Courier(desk)
+        await courier.run()
+        return courier.begun
+
+    def end(self, error: RunnerError, reason: str) -> None:
+        """Stop the run for a reason of its own; what is in flight is finished."""
+        if self._engine is not None:
+            self._engine.end(error, reason)
 
     def _compositor(self, store: Store, job: Job, emit: Listener) -> Compositor | None:
         """Who makes composites; None for a job in which nothing starts from an image."""
@@ -237,19 +253,25 @@ class Session:
         )
         return self.compositor
 
-    async def _watch(self, pool: Pool | None, compositor: Compositor | None, started: float, emit: Listener) -> None:
-        """Run the pool and what is made of its images to the end, with an ear for signals and an eye on the clock."""
+    async def _watch(
+        self,
+        work: Callable[[], Awaitable[None]] | None,
+        compositor: Compositor | None,
+        started: float,
+        emit: Listener,
+    ) -> None:
+        """Do the work, and what is made of its images, to the end, with an ear for signals and an eye on the clock."""
         async with anyio.create_task_group() as group:
             if self.handle_signals:
                 group.start_soon(self._listen)
             group.start_soon(_beat, emit)
-            if pool is not None and self.options.max_duration_s is not None:
-                group.start_soon(_limit, pool, started, self.options.max_duration_s)
+            if work is not None and self.options.max_duration_s is not None:
+                group.start_soon(_limit, self, started, self.options.max_duration_s)
             finished = anyio.Event()
             if compositor is not None:
                 group.start_soon(_compose, compositor, finished, emit)
-            if pool is not None:
-                await pool.run()
+            if work is not None:
+                await work()
             if compositor is not None:
                 compositor.end()
                 # Whoever is in a hurry does not wait for what the next run makes for nothing.
@@ -257,66 +279,6 @@ class Session:
                 if not (self.stop.asked and self.stop.reason in _HURRIED):
                     await finished.wait()
             group.cancel_scope.cancel()
-
-    def _quoter(self) -> planner.Quoter:
-        request = self.request
-        seen = calibrations(request, self.ledger)
-        return planner.Quoter(request.catalog, request.provider.name, request.models.effective, seen=seen)
-
-    def _timeouts(self) -> Timeouts:
-        waits = self.request.manifest.timeouts
-        return Timeouts(waits.connect_s, waits.first_byte_s, waits.stall_s, waits.total_s)
-
-    def _places(self, gates: Mapping[str, Gate], emit: Listener) -> tuple[int, int]:
-        """Requests in flight, to begin with and at most, as far as this process may open files and connections."""
-        start, most = concurrency_for(self.request.manifest, gates)
-        room = places_for(_descriptors(descriptors_for(most)))
-        if room < start:
-            emit(
-                events.Warned(
-                    f"{start} requests in flight need {descriptors_for(start)} open files, and this process may have "
-                    f"fewer: {room} are in flight at most (ulimit -n raises that)"
-                )
-            )
-        return min(start, room), min(most, room)
-
-    def _settings(self, concurrency: int, most: int) -> Settings:
-        retry = self.request.manifest.retry
-        return Settings(
-            concurrency=concurrency,
-            policy=Policy(
-                attempts=retry.attempts,
-                billed_attempts=retry.billed_attempts,
-                rate_limited_attempts=retry.rate_limited_attempts,
-                base_s=retry.base_s,
-                max_s=retry.max_s,
-            ),
-            simulated=self.request.simulated,
-            fallback_model=self.request.models.fallback,
-            limit=self.options.limit,
-            hold_doubt=self.options.hold_doubt,
-            most_concurrency=most,
-            counts_inputs=self.request.catalog.counts_input_images(self.request.provider.name),
-        )
-
-    @contextmanager
-    def _pace(self, own: Pacer, endpoint: Endpoint, run_id: int, emit: Listener) -> Iterator[Pace]:
-        """This run's pace, together with every other run that uses the same key on this machine."""
-        folder = limiter.default_folder()
-        if embeds(self.request.provider, self.options):
-            yield own  # a simulator that nobody else can reach
-            return
-        shared: limiter.SharedPacer | None = None
-        if folder is not None:
-            path = limiter.key_file(folder, endpoint.base_url, endpoint.api_key)
-            shared = limiter.SharedPacer(own, path, run=f"{os.getpid()}-{run_id}")
-        try:
-            if shared is None or not shared.is_shared:
-                emit(events.Warned(f"the pace of this key cannot be shared with other runs: {folder} cannot be used"))
-            yield shared or own
-        finally:
-            if shared is not None:
-                shared.close()
 
     async def _listen(self) -> None:
         """The first signal ends the run gently, whatever has asked for its end before; the second at once."""
@@ -345,23 +307,10 @@ class Session:
         )
 
 
-def _descriptors(needed: int) -> int:
-    """How many files this process may have open; the limit is raised to what is needed as far as that is allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return needed
-    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError):
-        return soft
-    return wanted
-
-
-async def _limit(pool: Pool, started: float, duration_s: float) -> None:
+async def _limit(session: Session, started: float, duration_s: float) -> None:
     """End the run gently when its time is over, counted from where it began."""
     await anyio.sleep(max(0.0, duration_s - (time.monotonic() - started)))
-    pool.end(
+    session.end(
         TimeLimit(
             f"the {duration_s:g} s of --max-duration are over",
             hint="run it again to go on where it stopped",

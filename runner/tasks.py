@@ -68,6 +68,8 @@ TRANSITIONS: Mapping[tuple[Status, Event], Status] = {
     (Status.SUBMITTED, Event.REFUSED): Status.REFUSED,
     (Status.SUBMITTED, Event.GAVE_UP): Status.FAILED,
     (Status.SUBMITTED, Event.EXPIRED): Status.PLANNED,
+    (Status.SUBMITTED, Event.BACKOFF): Status.PLANNED,
+    (Status.SUBMITTED, Event.LOST): Status.IN_DOUBT,
     (Status.IN_DOUBT, Event.ADOPT): Status.DONE,
     (Status.IN_DOUBT, Event.RETRY): Status.PLANNED,
     (Status.FAILED, Event.RETRY): Status.PLANNED,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.catalog.types import (
+        BATCH_WINDOW_S,
+        MOST_BATCH_REQUESTS,
         Catalog,
         Delivery,
         Fidelity,
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "BATCH_WINDOW_S",
+    "MOST_BATCH_REQUESTS",
     "Catalog",
     "Delivery",
     "Fidelity",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated, Literal, Self
 
@@ -15,7 +16,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from runner.errors import InputError
 
 Delivery = Literal["online", "batch"]
-
+BATCH_WINDOW_S = 24 * 3600
+"""How long a batch may take: the one `completion_window` that the API has. Source: OpenAI's OpenAPI document."""
+MOST_BATCH_REQUESTS = 50_000
+"""Requests in one batch. Source: OpenAI, Batch API guide."""
 
 MOST_USD = 1_000_000
 """A price above this, per image or per million tokens, is a slip of the keyboard."""
@@ -73,6 +77,8 @@ class Provider(_Data):
     enforces_shutdown: bool = False
     counts_input_images: bool | None = None
     """Whether the images of an edit count against the images a minute; None asks the provider it is `like`."""
+    batch: bool | None = None
+    """Whether it has the Batch API; None asks the provider it is `like`, and is no where nobody says."""
     source: str
 
 
@@ -159,6 +165,7 @@ class Model(_Data):
     successors: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     batch: bool | None = None
+    """Whether it is served in batches; None where that is not known, which counts as no."""
     source: str
 
     def allows_size(self, size: str) -> bool:
@@ -182,7 +189,7 @@ class Prices(_Data):
     """USD per one million tokens of one model at one provider, for one delivery.
 
     `published_per_image[quality][size]` is the provider's price list in USD per image, where it has one that is above
-    tokens x rate; money is reserved at that price.
+    tokens x rate; money is reserved at that price. Its source is `source` where none is given.
     """
 
     provider: str
@@ -194,6 +201,7 @@ class Prices(_Data):
     cached_image_in: Usd
     image_out: Usd
     published_per_image: dict[str, dict[Size, Usd]] = {}
+    published_per_image_source: str | None = None
     source: str
 
 
@@ -270,14 +278,10 @@ class Catalog(_Data):
             InputError: nobody has a price for it: what cannot be priced cannot be kept under a cap.
         """
         canonical = self.model(model).name
-        seen: list[str] = []
-        name: str | None = provider
-        while name is not None and name not in seen:
-            seen.append(name)
+        for one in self._and_those_it_is_like(provider):
             for prices in self.prices:
-                if prices.provider == name and prices.model == canonical and prices.delivery == delivery:
+                if prices.provider == one.name and prices.model == canonical and prices.delivery == delivery:
                     return prices
-            name = self.provider(name).like
         raise InputError(
             f"the catalog has no {delivery} price for {canonical} at {provider}",
             hint="add one in a file of your own and name it with --catalog (see `runner models --help`)",
@@ -293,27 +297,33 @@ class Catalog(_Data):
 
     def counts_input_images(self, provider: str) -> bool:
         """Whether `provider` counts the images of an edit against the images a minute, following `like`."""
-        seen: list[str] = []
-        name: str | None = provider
-        while name is not None and name not in seen:
-            found = self.provider(name).counts_input_images
-            if found is not None:
-                return found
-            seen.append(name)
-            name = self.provider(name).like
-        return False
+        told = (one.counts_input_images for one in self._and_those_it_is_like(provider))
+        return next((answer for answer in told if answer is not None), False)
+
+    def serves_batches(self, provider: str) -> bool:
+        """Whether `provider` has the Batch API, following `like`; what nobody says is a no."""
+        told = (one.batch for one in self._and_those_it_is_like(provider))
+        return next((answer for answer in told if answer is not None), False)
+
+    def has_batch(self, provider: str, model: str) -> bool:
+        """Whether `model` can be asked for in a batch at `provider`. Its price is another question (`has_price`)."""
+        return self.serves_batches(provider) and self.model(model).batch is True
 
     def lifecycle(self, provider: str, model: str) -> Lifecycle | None:
         """How long `provider` serves `model`, following `like`; None where nothing is known."""
         lifecycles = self.model(model).lifecycle
-        seen: list[str] = []
+        named = (one.name for one in self._and_those_it_is_like(provider))
+        return next((lifecycles[name] for name in named if name in lifecycles), None)
+
+    def _and_those_it_is_like(self, provider: str) -> Iterator[Provider]:
+        """The provider, then what it is `like`, and so on; none of them twice."""
+        seen: set[str] = set()
         name: str | None = provider
         while name is not None and name not in seen:
-            if name in lifecycles:
-                return lifecycles[name]
-            seen.append(name)
-            name = self.provider(name).like
-        return None
+            seen.add(name)
+            found = self.provider(name)
+            yield found
+            name = found.like
 
 
 def _nearest(word: str, known: dict[str, Provider] | dict[str, Model]) -> str:

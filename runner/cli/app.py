@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from runner.cli import console, making, running, seeing, verifying
+from runner.cli import batches, console, making, running, seeing, verifying
 from runner.errors import InputError, RunnerError
 
 INTERRUPTED = 130
@@ -39,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 running.register(app)
+batches.register(app)
 seeing.register(app)
 verifying.register(app)
 making.register(app)

@@ -129,7 +129,21 @@ def simulate(
     ] = 0,
     fault: Annotated[
         list[str] | None,
-        typer.Option("--fault", metavar="RULE", help="KIND[:share=0.05][,after=10][,times=3][,match=REGEX][,value=X]"),
+        typer.Option(
+            "--fault",
+            metavar="RULE",
+            help="KIND[:share=0.05][,after=10][,times=3][,match=REGEX][,only=batch][,value=X]",
+        ),
+    ] = None,
+    batch_time: Annotated[
+        float, typer.Option("--batch-time", metavar="S", min=0, help="Seconds a batch takes; 0: as few as it must.")
+    ] = 0.0,
+    batch_window: Annotated[
+        float, typer.Option("--batch-window", metavar="S", help="Seconds after which a batch expires.")
+    ] = 86_400.0,
+    batch_queue_tokens: Annotated[
+        int | None,
+        typer.Option("--batch-queue-tokens", metavar="N", min=1, help="Prompt tokens that a model's batches can have."),
     ] = None,
     api_key: Annotated[
         str | None, typer.Option("--api-key", metavar="KEY", help="The one key to accept, instead of any.")
@@ -172,6 +186,9 @@ def simulate(
             art=art.value,
             api_key=api_key,
             faults=tuple(fault or ()),
+            batch_time_s=batch_time,
+            batch_window_s=batch_window,
+            batch_queue_tokens=batch_queue_tokens,
             bill_path=bill,
             catalog=catalog,
         ),

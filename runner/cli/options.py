@@ -6,7 +6,9 @@ Owns their names, help and parsing: the same word means the same on every comman
 from __future__ import annotations
 
 import re
+import sys
 from decimal import Decimal, InvalidOperation
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from runner.invocation import Options
     from runner.rules.breaker import FailureLimit
 
-_TIME = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?", re.ASCII)
 _LONGEST_S = 366 * 86400
 _SHARE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(%?)", re.ASCII)
 
@@ -70,6 +71,32 @@ MaxFailures = Annotated[
         "[default: 100, or 4 for each request in flight].",
     ),
 ]
+
+
+class Delivery(StrEnum):
+    """How requests reach the provider."""
+
+    ONLINE = "online"
+    BATCH = "batch"
+
+
+DeliveryBy = Annotated[
+    Delivery | None,
+    typer.Option(
+        "--delivery",
+        help="online: a request for each image, at once; batch: in files, within 24 hours, at half the price "
+        "[default: the manifest's].",
+    ),
+]
+Wait = Annotated[
+    bool | None,
+    typer.Option(
+        "--wait/--no-wait",
+        help="Stay until batches that are submitted are over, or leave them to be collected later "
+        "[default: stay at a terminal; leave in cron or a pipe].",
+        show_default=False,
+    ),
+]
 CatalogFile = Annotated[
     Path | None,
     typer.Option("--catalog", metavar="FILE", help="A YAML file of yours with prices, models or providers."),
@@ -93,6 +120,8 @@ def gather(
     hold_doubt: bool = False,
     max_duration: str | None = None,
     max_failures: str | None = None,
+    delivery: Delivery | None = None,
+    wait: bool | None = None,
 ) -> Options:
     """The options of one invocation, for `runner.api`."""
     from runner.invocation import Options
@@ -111,23 +140,21 @@ def gather(
         hold_doubt=hold_doubt,
         max_duration_s=_seconds(max_duration),
         max_failures=_failures(max_failures),
+        delivery=None if delivery is None else "batch" if delivery is Delivery.BATCH else "online",
+        # Nobody watches cron or a pipe: what the provider works on for hours is collected by another call.
+        wait=sys.stderr.isatty() if wait is None else wait,
     )
 
 
 def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
-    word = text.strip().lower()
-    # A bare number is seconds, as for `timeout` and `sleep`.
-    parts = _TIME.fullmatch(word if word[-1:].isalpha() else f"{word}s")
-    seconds = 0.0
-    if parts is not None:
-        seconds = sum(
-            float(amount or 0) * unit for amount, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True)
-        )
-    if not 0 < seconds <= _LONGEST_S:
+    from runner.manifest.durations import seconds
+
+    found = seconds(text)
+    if found is None or not 0 < found <= _LONGEST_S:
         raise typer.BadParameter(f"{text!r} is not a time such as 45s, 90m or 7h30m", param_hint="--max-duration")
-    return seconds
+    return found
 
 
 def _failures(text: str | None) -> FailureLimit | None:

@@ -35,6 +35,8 @@ class Progress:
         self._since = self._spoke = time.monotonic()
         self._told_wait = -LINE_EVERY_S
         self._adopted = self._reused = self._found = 0
+        self._completed: dict[int, int] = {}
+        """Of each batch that is under way: what the provider has completed, and has not come home yet."""
 
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
@@ -44,14 +46,9 @@ class Progress:
             case events.AttemptBegan():
                 self._in_flight += 1
             case events.Saved():
-                self._in_flight -= 1
-                self._made += 1
-                self._spent += event.cost_microusd
-                self._recent.append(time.monotonic())
-                if self._bar is not None:
-                    self._bar.update()
+                self._saved(event)
             case events.AttemptFailed():
-                self._in_flight -= 1
+                self._in_flight -= event.batch is None
                 self._spent += event.cost_microusd
                 self._doubt += event.in_doubt_microusd
                 if event.retry_in_s is None and event.status != "planned":
@@ -69,6 +66,8 @@ class Progress:
                 what = "given up, on record as in doubt" if event.immediate else "finished first"
                 rest = f"{event.in_flight} in flight are {what}" if event.in_flight else "nothing is in flight"
                 self._say(f"stopping ({event.reason}): {rest}")
+            case events.BatchSubmitted() | events.BatchWaits() | events.BatchCollected() | events.BatchNotRun():
+                self._batch(event)
             case events.FoundInDoubt():
                 self._found += 1
             case events.Adopted():
@@ -81,6 +80,51 @@ class Progress:
                 pass
         self._show(heartbeat=isinstance(event, events.Heartbeat))
 
+    def _saved(self, event: events.Saved) -> None:
+        self._made += 1
+        self._spent += event.cost_microusd
+        self._recent.append(time.monotonic())
+        if event.batch is None:
+            self._in_flight -= 1
+        else:
+            self._completed[event.batch] = max(0, self._completed.get(event.batch, 0) - 1)
+        self._move()
+
+    def _batch(
+        self, event: events.BatchSubmitted | events.BatchWaits | events.BatchCollected | events.BatchNotRun
+    ) -> None:
+        name = f"batch {event.batch}"
+        match event:
+            case events.BatchSubmitted():
+                how = "found again at the provider" if event.found else "submitted"
+                until = f", by {event.expires} at the latest" if event.expires else ""
+                self._say(f"{name} {how}: {event.requests} requests for {event.model}{until}")
+                self._completed[event.batch] = 0
+            case events.BatchWaits():
+                self._completed[event.batch] = event.completed
+            case events.BatchCollected():
+                self._completed.pop(event.batch, None)
+                bad = ", ".join(
+                    f"{count} {what}"
+                    for count, what in (
+                        (event.refused, "refused"),
+                        (event.failed, "failed"),
+                        (event.planned, "not made, planned again"),
+                        (event.in_doubt, "in doubt"),
+                    )
+                    if count
+                )
+                self._say(f"{name} {event.status}: {event.saved} images{', ' + bad if bad else ''}")
+            case events.BatchNotRun():
+                self._completed.pop(event.batch, None)
+                self._say(f"{name} was not run ({event.code}: {console.safe(event.message)})")
+        self._move()
+
+    def _move(self) -> None:
+        """Bring the bar to what is made, here or at the provider."""
+        if self._bar is not None:
+            self._bar.update(self._made + sum(self._completed.values()) - self._bar.n)
+
     def _begin(self, event: events.RunBegan) -> None:
         self._began = event
         self._spent, self._doubt = event.committed_microusd, 0
@@ -91,17 +135,21 @@ class Progress:
         ):
             if count:
                 console.note(f"{count} {what}")
-        if event.to_do and sys.stderr.isatty():
+        if event.to_do + event.submitted and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=event.to_do,
+                total=event.to_do + event.submitted,
                 desc=event.job[:24],
                 unit="img",
                 file=sys.stderr,
                 dynamic_ncols=True,
                 bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
                 mininterval=0.1,
+            )
+        elif event.delivery == "batch" or event.submitted:
+            console.note(
+                f"{event.job}: {event.to_do} images to submit to {event.provider}, {event.submitted} submitted before"
             )
         elif event.to_do:
             limit = "" if event.images_per_minute is None else f", at most {event.images_per_minute:g} a minute"
@@ -113,9 +161,11 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(self._state(), refresh=heartbeat)
             return
-        if time.monotonic() - self._spoke >= LINE_EVERY_S and self._made < self._began.to_do:
+        to_do = self._began.to_do + self._began.submitted
+        made = self._made + sum(self._completed.values())
+        if time.monotonic() - self._spoke >= LINE_EVERY_S and made < to_do:
             self._spoke = time.monotonic()
-            console.note(f"{self._began.job}: {self._made}/{self._began.to_do}, {self._state()}")
+            console.note(f"{self._began.job}: {made}/{to_do}, {self._state()}")
 
     def _state(self) -> str:
         began = self._began
@@ -130,10 +180,15 @@ class Progress:
         rate = f"{per_minute:.0f}/min" if allowed is None else f"{per_minute:.0f} of {allowed:g}/min"
         money = usd(self._spent) + ("" if began.cap_microusd is None else f" of {usd(began.cap_microusd)}")
         parts = [rate, f"{self._in_flight} in flight", money + (" simulated" if began.simulated else "")]
+        if self._completed:
+            waiting = f"{len(self._completed)} batch{'es' if len(self._completed) > 1 else ''} under way"
+            parts = [waiting, *parts[2:]] if not self._in_flight else [waiting, *parts]
         if self._doubt:
             parts.append(f"{usd(self._doubt)} in doubt")
         if self._bad:
             parts.append(f"{self._bad} not made")
+        if self._completed:
+            return ", ".join(parts)  # nobody knows how long that takes
         left = began.to_do - self._made - self._bad
         speed = min(per_minute, allowed) if allowed is not None and per_minute else per_minute
         if not speed and now - self._since < RATE_WINDOW_S:

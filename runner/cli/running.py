@@ -5,9 +5,8 @@ Owns their arguments and how a plan and a summary look.
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +14,6 @@ import typer
 from runner.cli import console, options
 
 if TYPE_CHECKING:
-    from runner.engine.events import Event, Listener, Summary
     from runner.planner import Plan
 
 
@@ -60,6 +58,8 @@ def run(
     limit: options.Limit = None,
     max_duration: options.MaxDuration = None,
     max_failures: options.MaxFailures = None,
+    delivery: options.DeliveryBy = None,
+    wait: options.Wait = None,
     catalog: options.CatalogFile = None,
     in_doubt: Annotated[
         InDoubt, typer.Option("--in-doubt", help="Try requests that may have been billed once more, or hold them.")
@@ -73,7 +73,7 @@ def run(
     Stop it with Ctrl-C and run it again at any time: finished images are never asked for again.
     """
     from runner import api
-    from runner.cli.progress import Progress, Warnings
+    from runner.cli.telling import audience, show_summary
     from runner.engine.stop import Stop
 
     chosen = options.gather(
@@ -90,27 +90,13 @@ def run(
         hold_doubt=in_doubt is InDoubt.HOLD,
         max_duration=max_duration,
         max_failures=max_failures,
+        delivery=delivery,
+        wait=wait,
     )
-    watching: Listener = Warnings() if quiet else Progress()
-    listeners: list[Listener] = [watching, _print_line] if json else [watching]
     stop = Stop()
-
-    def tell(event: Event) -> None:
-        for listener in tuple(listeners):
-            try:
-                listener(event)
-            except OSError:
-                # A closed terminal or pipe must not take requests with it that are paid for. Without a terminal the
-                # run goes on; without a reader of its results it finishes what is in flight.
-                if listener in listeners:
-                    listeners.remove(listener)
-                    console.hush(sys.stderr if listener is watching else sys.stdout)
-                if listener is not watching:
-                    stop.ask("nobody reads the output any more")
-
-    summary = api.run(job, chosen, listener=tell, stop=stop, handle_signals=True)
+    summary = api.run(job, chosen, listener=audience(stop, json=json, quiet=quiet), stop=stop, handle_signals=True)
     if not json:
-        _show_summary(summary)
+        show_summary(summary)
     raise typer.Exit(summary.exit_code)
 
 
@@ -125,6 +111,7 @@ def plan(
     overrides: options.Set = None,
     budget: options.Budget = None,
     limit: options.Limit = None,
+    delivery: options.DeliveryBy = None,
     catalog: options.CatalogFile = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -142,6 +129,7 @@ def plan(
         overrides=overrides,
         budget=budget,
         limit=limit,
+        delivery=delivery,
         catalog=catalog,
     )
     if resolved:
@@ -184,60 +172,6 @@ def retry(
         console.out(f"make them with: {console.program()} run {console.safe(job)}")
 
 
-def _print_line(event: Event) -> None:
-    import datetime as dt
-
-    from runner.engine.events import Heartbeat
-    from runner.report.lines import line
-
-    if not isinstance(event, Heartbeat):
-        console.raw(line(event, now=dt.datetime.now(dt.UTC)))
-
-
-def _show_summary(summary: Summary) -> None:
-    from runner.rules.pricing import usd
-
-    good = summary.exit_code == 0
-    program = console.program()
-    job = console.safe(summary.job)
-    nothing = summary.requests == 0 and good
-    head = f"nothing to do, no request was sent: {summary.reason}" if nothing else summary.reason
-    ending = console.paint(console.safe(head, keep_lines=True), "green" if good else "yellow")
-    console.out(f"{console.paint(job, 'bold')}: {ending}")
-    requests = f"{summary.requests} request{'' if summary.requests == 1 else 's'}"
-    console.out(f"  made     {summary.made} images with {requests} in {console.duration(summary.elapsed_s)}")
-    parts = [f"{summary.done} of {summary.wanted} done"]
-    for count, what in (
-        (summary.reused, "of them reused from other jobs"),
-        (summary.planned, "still planned"),
-        (summary.failed, "failed"),
-        (summary.refused, "refused"),
-        (summary.in_doubt, "in doubt"),
-    ):
-        if count:
-            parts.append(f"{count} {what}")
-    console.out(f"  job      {', '.join(parts)}")
-    cost = usd(summary.cost_microusd)
-    doubt = f", and {usd(summary.in_doubt_microusd)} in doubt" if summary.in_doubt_microusd else ""
-    total = f"; the job so far: {usd(round(summary.job_cost_usd * 1e6))}"
-    if summary.simulated:
-        console.out(f"  cost     nothing: simulated (it would have cost {cost}{doubt}{total})")
-    else:
-        total = f" ({total.removeprefix('; ')})"
-        console.out(f"  cost     {cost}{doubt}{total}")
-    for problem in summary.problems:
-        console.out(
-            f"  {problem['status']!s:<8} {problem['tasks']} x {console.safe(problem['code'])}: "
-            f"{console.safe(problem['example'])}"
-        )
-    console.out(f"  images   {console.safe(summary.images)}")
-    if summary.composites or summary.composites_failed:
-        lacking = f", {summary.composites_failed} could not be" if summary.composites_failed else ""
-        folder = console.safe(str(Path(summary.images).with_name("composites")))
-        console.out(f"  pasted   {summary.composites} composites were made{lacking}: {folder}")
-    console.out(f"  ledger   {console.safe(summary.ledger)}  ({program} status {job}; {program} costs)")
-
-
 def _show_plan(made: Plan, *, quiet: bool) -> None:
     from runner.rules.pricing import usd
 
@@ -267,8 +201,13 @@ def _show_plan(made: Plan, *, quiet: bool) -> None:
     console.out()
     if made.total("left"):
         console.out(f"{made.total('left')} failed or were refused earlier and are left alone: see `runner retry`")
+    if made.total("submitted"):
+        told = f"{made.total('submitted')} are in batches that the provider has"
+        console.out(f"{told}: see `{console.program()} status {console.safe(made.job)}`")
     rate = "at the provider's own speed"
-    if made.duration_s is not None:
+    if made.within_s is not None:
+        rate = f"in {made.batches} batch{'' if made.batches == 1 else 'es'}, within {made.within_s / 3600:g} h"
+    elif made.duration_s is not None:
         rate = f"at least {console.duration(made.duration_s)} at the allowed rate"
     kind = " (simulated: nothing real is spent)" if made.simulated else ""
     console.out(f"{made.total('to_do')} images to make with {made.provider}{kind}, {rate}")
@@ -276,6 +215,24 @@ def _show_plan(made: Plan, *, quiet: bool) -> None:
     if inputs:
         console.out(f"{inputs:,} input images go with them, and are in the price")
     console.out(f"expected {usd(expected)}, at most {usd(worst)}; prices of {made.price_version}")
+    if made.offers:
+        console.out(f"{'; '.join(_offers(made))}; chosen: {made.delivery}")
+        if made.falls_back:
+            most = usd(made.offers["online"].worst_microusd)
+            console.out(f"what no batch delivers is made online: {most} at most, if that is all of it")
     for wanted, effective in made.effective_models.items():
         if wanted != effective:
             console.out(f"{wanted} has been shut down: {effective} is asked instead")
+
+
+def _offers(made: Plan) -> Iterator[str]:
+    """What is to do by each delivery, in the words of the plan."""
+    from runner.rules.pricing import usd
+
+    for delivery, offer in made.offers.items():
+        takes = "at the provider's own speed"
+        if offer.within_s is not None:
+            takes = f"within {offer.within_s / 3600:g} h"
+        elif offer.at_least_s is not None:
+            takes = f"in at least {console.duration(offer.at_least_s)}"
+        yield f"{delivery} {usd(offer.expected_microusd)} {takes}"

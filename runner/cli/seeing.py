@@ -5,6 +5,7 @@ Owns their arguments and how their answers look in a terminal.
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
 from contextlib import nullcontext
 from enum import StrEnum
@@ -78,7 +79,8 @@ def status(
     from runner.report.status import status as look
 
     with _open(output, ledger) as opened:
-        entries = [look(opened, found) for found in _jobs(opened, job)]
+        now = dt.datetime.now(dt.UTC)
+        entries = [look(opened, found, now=now) for found in _jobs(opened, job)]
     if json:
         for entry in entries:
             console.line(entry)
@@ -87,6 +89,7 @@ def status(
     else:
         for entry in entries:
             _show_status(entry)
+    _warn_of_late(entries)
 
 
 def costs(
@@ -217,18 +220,13 @@ def _show_jobs(entries: list[dict[str, Any]]) -> None:
     if not entries:
         console.out("no job has been run yet")
         return
+    counts = ("done", "wanted", "planned", "submitted", "running", "failed", "refused", "in doubt")
     console.table(
-        ("job", "done", "wanted", "planned", "running", "failed", "refused", "in doubt", "cost", "simulated"),
+        ("job", *counts, "cost", "simulated"),
         [
             (
                 e["job"],
-                e["done"],
-                e["wanted"],
-                e["planned"],
-                e["running"],
-                e["failed"],
-                e["refused"],
-                e["in_doubt"],
+                *(e[name.replace(" ", "_")] for name in counts),
                 f"${e['cost_usd']:.6f}",
                 f"${e['simulated_cost_usd']:.6f}",
             )
@@ -253,6 +251,7 @@ def _show_status(entry: dict[str, Any]) -> None:
     console.out(f"  cost     {usd(entry['cost_microusd'])}{doubt}")
     if entry["simulated_cost_usd"]:
         console.out(f"  simulated, so not spent: {usd(round(entry['simulated_cost_usd'] * 1e6))}")
+    _show_batches(entry)
     last = entry["last_run"]
     if last is not None:
         how = f"ended {last['ended']} with exit code {last['exit_code']}" if last["ended"] else "has not ended"
@@ -265,6 +264,43 @@ def _show_status(entry: dict[str, Any]) -> None:
             f"  {problem['status']!s:<8} {problem['tasks']} x {console.safe(problem['code'])}: "
             f"{console.safe(problem['example'])} (e.g. {console.safe(problem['name'])})"
         )
+
+
+def _warn_of_late(entries: list[dict[str, Any]]) -> None:
+    """Results that are about to be deleted are paid for: nobody should have to look for that."""
+    for entry in entries:
+        for batch in entry["batches"]:
+            if batch["collect_soon"]:
+                console.warn(
+                    f"the provider deletes the results of batch {batch['batch']} of {entry['job']} after 30 days ("
+                    f"about {batch['kept_until']}): {console.program()} collect {entry['job']}"
+                )
+
+
+def _show_batches(entry: dict[str, Any]) -> None:
+    """What the provider works on: how far it is, how old, until when."""
+    from runner.rules.pricing import usd
+
+    reserved = entry["reserved_usd"] + entry["simulated_reserved_usd"]
+    if entry["batches"]:
+        console.out(f"  reserved {usd(round(reserved * 1e6))} for {len(entry['batches'])} batches")
+    for batch in entry["batches"]:
+        said = batch["status"] or batch["state"]
+        parts = [f"{said.replace('_', ' ')}"]
+        if batch["completed"] is not None:
+            parts.append(f"{batch['completed']} of {batch['requests']} completed")
+            if batch["failed"]:
+                parts.append(f"{batch['failed']} failed")
+        else:
+            parts.append(f"{batch['requests']} requests")
+        parts.append(f"{console.duration(batch['age_s'])} old")
+        if batch["ended"] is None and batch["expires"] is not None:
+            parts.append(f"until {batch['expires']}")
+        if batch["ended"] is not None:
+            parts.append(f"ended {batch['ended']}, kept until {batch['kept_until']}")
+        if batch["checked"] is not None:
+            parts.append(f"as of {batch['checked']}")
+        console.out(f"  batch    {batch['batch']} {console.safe(batch['batch_id'] or '')}: {', '.join(parts)}")
 
 
 def _show_costs(by: str, entries: list[dict[str, Any]], totals: list[dict[str, Any]]) -> None:

@@ -13,11 +13,11 @@ can know that of them afterwards, and they are in doubt like the others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import assert_never
 
 import anyio
 
 from runner.engine import events
+from runner.engine.outcome import ending_of, is_doubtful, is_told, misfit
 from runner.engine.recovery import fits, make_room
 from runner.engine.shared import LEAD_S, Again, Shared, Turn, Work, kind_of
 from runner.engine.sink import ImageSink
@@ -36,8 +36,8 @@ from runner.provider import Made
 from runner.rules import pricing, retry
 from runner.rules.budget import Reservation
 from runner.rules.pacing import Heard
-from runner.store import BadImage, Partial, Sealed
-from runner.tasks import NOT_SENT, Event, ImageRequest
+from runner.store import BadImage, Partial
+from runner.tasks import NOT_SENT, Event
 
 
 class Attempt:
@@ -211,7 +211,7 @@ class Attempt:
         run = self._run
         sealed, request = sink.seal(), self._todo.request
         if not fits(sealed, request.pixels, request.output_format):
-            raise BadImage(_misfit(sealed, request), code="wrong_image")
+            raise BadImage(misfit(sealed, request), code="wrong_image")
         facts, path = sealed.facts, run.store.path(self._todo.name)
         file = File(path, sealed.sha256, sealed.bytes, facts.format, facts.width, facts.height, facts.has_c2pa)
         yield run.writer.received(self._id, answer=answer, cost=cost, file=file)
@@ -248,8 +248,8 @@ class Attempt:
             error.message,
         )
         usage = error.usage if isinstance(error, Unusable) else None
-        told = _is_told(error)
-        doubtful = _is_doubtful(error)
+        told = is_told(error)
+        doubtful = is_doubtful(error)
         spent = self._cost(usage, usage_json) if told else None
         again = isinstance(decision, retry.TryAgain)
         if doubtful:
@@ -265,7 +265,7 @@ class Attempt:
             )
             run.budget.doubt(self._reservation)
         else:
-            event, status = _event(decision)
+            event, status = ending_of(decision)
             await run.writer.unsaved(
                 self._id, event, task_id=todo.task_id, answer=answer, cost=spent, now_ms=run.now_ms()
             )
@@ -301,7 +301,7 @@ class Attempt:
             hold_s = decision.hold_s if isinstance(decision, retry.TryAgain) else 0.0
             run.pacer.slow_down(anyio.current_time(), hold_s, self._since)
             run.emit(events.Held(hold_s, error.message))
-        too_many = run.breaker.failure(error, final=not again or (_is_doubtful(error) and run.settings.hold_doubt))
+        too_many = run.breaker.failure(error, final=not again or (is_doubtful(error) and run.settings.hold_doubt))
         if too_many is not None:
             run.end(too_many, "too many failures")
         elif (wait_s := run.breaker.wait_s(anyio.current_time(), run.jitter())) > 0:
@@ -337,33 +337,3 @@ class Attempt:
         for gate, heard in told.items():
             self._run.pacer.heed(anyio.current_time(), gate, heard)
         self._run.places.per_minute = self._run.pacer.per_minute
-
-
-def _is_told(error: ProviderError) -> bool:
-    """Whether an answer without an image has said what it costs."""
-    return isinstance(error, Unusable) and error.usage is not None and error.usage.is_told
-
-
-def _is_doubtful(error: ProviderError) -> bool:
-    """Whether the provider may have billed an amount that nobody has told."""
-    return isinstance(error, Lost | Unusable) and not _is_told(error)
-
-
-def _event(decision: retry.Decision) -> tuple[Event, str]:
-    match decision:
-        case retry.TryAgain() | retry.Stop():
-            return Event.BACKOFF, "planned"
-        case retry.GiveUp():
-            return Event.GAVE_UP, "failed"
-        case retry.Refuse():
-            return Event.REFUSED, "refused"
-        case _:
-            assert_never(decision)
-
-
-def _misfit(sealed: Sealed, request: ImageRequest) -> str:
-    facts = sealed.facts
-    return (
-        f"the answer is a {facts.format} of {facts.width}x{facts.height}, "
-        f"and a {request.output_format} of {request.size} was asked for"
-    )

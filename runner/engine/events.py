@@ -24,6 +24,9 @@ class RunBegan:
     concurrency: int
     cap_microusd: int | None
     committed_microusd: int
+    delivery: str = "online"
+    submitted: int = 0
+    """Tasks that the provider works on in batches already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,12 @@ class Saved:
     prompt_id: str
     model: str
     bytes: int
-    latency_s: float
+    latency_s: float | None
+    """From the request to the whole image; None for one that came in a batch."""
     cost_microusd: int
     cost_basis: str
+    batch: int | None = None
+    """The batch that it came in, by its number in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,63 @@ class AttemptFailed:
     cost_microusd: int
     in_doubt_microusd: int
     retry_in_s: float | None
+    batch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSubmitted:
+    """The provider has a batch: `batch` is its number in the ledger, `batch_id` the provider's own name for it."""
+
+    batch: int
+    batch_id: str
+    model: str
+    endpoint: str
+    requests: int
+    reserved_microusd: int
+    expires: str | None
+    """When it is given up by the provider: ISO 8601, UTC."""
+    found: bool
+    """Whether it had been submitted before, by a run that died."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchWaits:
+    """How far a batch is, by the provider's own count."""
+
+    batch: int
+    batch_id: str
+    status: str
+    requests: int
+    completed: int
+    failed: int
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCollected:
+    """A batch is over and all that it brought is on disk and on record. The counts are of its requests."""
+
+    batch: int
+    batch_id: str
+    status: str
+    saved: int
+    refused: int
+    failed: int
+    planned: int
+    in_doubt: int
+    cost_microusd: int
+    in_doubt_microusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNotRun:
+    """The provider did not take a batch, or none of it was run: its requests are planned again, or refused."""
+
+    batch: int
+    batch_id: str | None
+    code: str
+    message: str
+    requests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +230,10 @@ class Summary:
     composites: int = 0
     """Made in this run; `composites_failed` could not be."""
     composites_failed: int = 0
+    submitted: int = 0
+    """Of the wanted tasks, those that the provider works on in a batch: they are no longer `planned`."""
+    batches: int = 0
+    """Of this job that are not collected yet."""
     problems: list[dict[str, object]] = field(default_factory=list)
 
 
@@ -179,6 +246,10 @@ Event = (
     | Saved
     | Composed
     | AttemptFailed
+    | BatchSubmitted
+    | BatchWaits
+    | BatchCollected
+    | BatchNotRun
     | Held
     | Warned
     | Stopping

@@ -22,13 +22,13 @@ from runner.engine.shared import LEAD_S, Generator, Inputs, Settings, Shared, Tu
 from runner.engine.stop import Stop
 from runner.errors import BudgetExceeded, RunnerError
 from runner.ledger import Job, Ledger, Todo
-from runner.planner import Quoter
 from runner.provider import Upload
 from runner.rules import pricing
 from runner.rules.breaker import Breaker
 from runner.rules.budget import Budget, Reservation
 from runner.rules.concurrency import Places
 from runner.rules.pacing import Pace
+from runner.rules.quoting import Quoter
 from runner.store import Store
 
 PAGE = 256
@@ -59,7 +59,10 @@ class Pool:
         now: Callable[[], dt.datetime],
         jitter: Callable[[], float],
         inputs: Inputs = no_inputs,
+        todo: Callable[[Job, int, int], list[Todo]] | None = None,
     ) -> None:
+        """`todo` gives the next planned tasks, as `Ledger.todo` does; it is that unless something else is given."""
+        self._todo = todo or ledger.todo
         self._shared = Shared(
             ledger=ledger,
             writer=ledger.writer(),
@@ -165,9 +168,7 @@ class Pool:
         if self._shared.settings.limit is not None and self._begun >= self._shared.settings.limit:
             return None
         if not self._page and not self._exhausted:
-            self._page = await anyio.to_thread.run_sync(
-                self._shared.ledger.todo, self._shared.job, self._position, PAGE
-            )
+            self._page = await anyio.to_thread.run_sync(self._todo, self._shared.job, self._position, PAGE)
             self._page.reverse()
             self._exhausted = not self._page
         if not self._page:

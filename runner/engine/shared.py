@@ -16,7 +16,6 @@ from runner.engine import events
 from runner.engine.stop import Stop
 from runner.errors import InputError, RunnerError
 from runner.ledger import Job, Ledger, Todo, Writer
-from runner.planner import Quoter
 from runner.provider import Made, Upload
 from runner.provider.decode import Sink
 from runner.rules import retry
@@ -24,6 +23,7 @@ from runner.rules.breaker import Breaker
 from runner.rules.budget import Budget
 from runner.rules.concurrency import Places
 from runner.rules.pacing import Heard, Pace, TokenMeter
+from runner.rules.quoting import Quoter
 from runner.store import Store
 from runner.tasks import ImageRequest, Source
 

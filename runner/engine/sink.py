@@ -13,14 +13,14 @@ class ImageSink:
     """Writes an image until it proves to be none; the rest of the answer is still read, for its bill."""
 
     def __init__(self, partial: Partial) -> None:
-        self._partial = partial
+        self.partial = partial
         self._bad: BadImage | None = None
 
     def write(self, data: bytes, /) -> None:
         """Take the next bytes."""
         if self._bad is None:
             try:
-                self._partial.write(data)
+                self.partial.write(data)
             except BadImage as error:
                 self._bad = error
 
@@ -28,4 +28,4 @@ class ImageSink:
         """Finish the file; raises what made it no image."""
         if self._bad is not None:
             raise self._bad
-        return self._partial.seal()
+        return self.partial.seal()

@@ -22,19 +22,19 @@ _attempts = metadata.tables["attempts"]
 _assets = metadata.tables["assets"]
 
 
-def _values(table: sa.Table, *names: str) -> dict[str, sa.BindParameter[Any]]:
-    # A prefix, because SQLAlchemy keeps the columns' own names for itself.
+def values_of(table: sa.Table, *names: str) -> dict[str, sa.BindParameter[Any]]:
+    """Parameters for these columns, named `new_...`: SQLAlchemy keeps the columns' own names for itself."""
     return {name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in names}
 
 
 _FROM_STATUS = sa.and_(_tasks.c.id == sa.bindparam("task_id"), _tasks.c.status == sa.bindparam("status"))
-_MOVE = Statement(sa.update(_tasks).where(_FROM_STATUS).values(_values(_tasks, "status")))
+_MOVE = Statement(sa.update(_tasks).where(_FROM_STATUS).values(values_of(_tasks, "status")))
 _MOVE_TOLD = Statement(
-    sa.update(_tasks).where(_FROM_STATUS).values(_values(_tasks, "status", "error_code", "error_message"))
+    sa.update(_tasks).where(_FROM_STATUS).values(values_of(_tasks, "status", "error_code", "error_message"))
 )
 _BEGIN = Statement(
     sa.insert(_attempts).values(
-        _values(
+        values_of(
             _attempts,
             "task_id",
             "run_id",
@@ -48,7 +48,7 @@ _BEGIN = Statement(
     )
 )
 _ADD_ASSET = Statement(
-    sa.insert(_assets).values(_values(_assets, *(column.name for column in _assets.c if column.name != "id")))
+    sa.insert(_assets).values(values_of(_assets, *(column.name for column in _assets.c if column.name != "id")))
 )
 _VACATE = Statement(
     sa.update(_assets)
@@ -111,12 +111,12 @@ def begin(connection: sa.Connection, what: Begin) -> int:
 
 def received(connection: sa.Connection, attempt_id: int, *, answer: Answer, cost: Cost, file: File) -> None:
     """The image is complete and durable under its temporary name; what it cost is known from here on."""
-    _close(connection, attempt_id, answer, cost, **_received(file))
+    close(connection, attempt_id, answer, cost, **_received(file))
 
 
 def found(connection: sa.Connection, attempt_id: int, file: File) -> None:
     """The image of an attempt whose run died is whole under its temporary name; what it cost is known no better."""
-    _close(connection, attempt_id, None, None, **_received(file))
+    close(connection, attempt_id, None, None, **_received(file))
 
 
 def saved(
@@ -131,7 +131,7 @@ def saved(
 ) -> None:
     """The asset is durable under its own name: the task is done (law 2)."""
     move(connection, task_id, Status.RUNNING, Event.SAVED, told=_NOTHING)
-    _close(connection, attempt_id, None, None, outcome="saved", ended_ms=now_ms)
+    close(connection, attempt_id, None, None, outcome="saved", ended_ms=now_ms)
     add_asset(
         connection,
         task_id=task_id,
@@ -162,7 +162,7 @@ def unsaved(
         event,
         told=(answer.error_code, answer.error_message),
     )
-    _close(connection, attempt_id, answer, cost, outcome=event.value, ended_ms=now_ms)
+    close(connection, attempt_id, answer, cost, outcome=event.value, ended_ms=now_ms)
 
 
 def lost(
@@ -185,7 +185,7 @@ def lost(
         Event.LOST,
         told=(answer.error_code, answer.error_message),
     )
-    _close(
+    close(
         connection,
         attempt_id,
         answer,
@@ -205,7 +205,7 @@ def adopted(connection: sa.Connection, orphan: Orphan, file: File, *, now_ms: in
     """
     move(connection, orphan.task_id, Status.RUNNING, Event.LOST)
     move(connection, orphan.task_id, Status.IN_DOUBT, Event.ADOPT, told=_NOTHING)
-    _close(connection, orphan.attempt_id, None, None, doubt=True, outcome="saved", ended_ms=now_ms)
+    close(connection, orphan.attempt_id, None, None, doubt=True, outcome="saved", ended_ms=now_ms)
     add_asset(
         connection,
         task_id=orphan.task_id,
@@ -317,7 +317,7 @@ def _received(file: File) -> dict[str, Any]:
     return {"received_sha256": file.sha256, "received_bytes": file.bytes, "received_path": file.path}
 
 
-def _close(
+def close(
     connection: sa.Connection,
     attempt_id: int,
     answer: Answer | None,
@@ -326,6 +326,11 @@ def _close(
     doubt: bool = False,
     **values: Any,
 ) -> None:
+    """Write down what is known of an attempt that has not ended; with `doubt`, that it may have been billed.
+
+    Raises:
+        LedgerError: it has ended already.
+    """
     if answer is not None:
         values.update(
             request_id=answer.request_id,
@@ -354,7 +359,7 @@ def _close(
 @cache
 def _closing(names: tuple[str, ...], doubt: bool) -> Statement:
     """There are few kinds of endings, and so few of these."""
-    values: dict[str, Any] = dict(_values(_attempts, *names))
+    values: dict[str, Any] = dict(values_of(_attempts, *names))
     if doubt:
         # What is known to have been billed is a cost; only the rest is a doubt.
         values["doubt_microusd"] = sa.case(

@@ -95,13 +95,14 @@ def contradictions(connection: sa.Connection, job: Job) -> Iterator[Contradictio
     tasks = sa.select(_tasks.c.name, _tasks.c.status).where(_tasks.c.job_id == job.id)
     has_asset = sa.exists().where(_assets.c.task_id == _tasks.c.id)
     is_open = sa.exists().where(_attempts.c.task_id == _tasks.c.id, _attempts.c.outcome.is_(None))
+    under_way = [Status.RUNNING, Status.SUBMITTED]
     unpaid = sa.and_(_assets.c.attempt_id.is_(None), _assets.c.reused_from.is_(None))
     unsaved = sa.or_(_attempts.c.outcome.is_(None), _attempts.c.outcome != "saved")
     for query, message in (
         (tasks.where(_tasks.c.status == Status.DONE, ~has_asset), "the task is done, and has no image on record"),
         (tasks.where(_tasks.c.status != Status.DONE, has_asset), "there is an image on record, and the task is {}"),
-        (tasks.where(_tasks.c.status == Status.RUNNING, ~is_open), "the task is running, and no request is under way"),
-        (tasks.where(_tasks.c.status != Status.RUNNING, is_open), "a request is under way, and the task is {}"),
+        (tasks.where(_tasks.c.status.in_(under_way), ~is_open), "the task is {}, and no request is under way"),
+        (tasks.where(_tasks.c.status.not_in(under_way), is_open), "a request is under way, and the task is {}"),
         (
             tasks.join(_assets, _assets.c.task_id == _tasks.c.id).where(unpaid),
             "the image was neither asked for nor taken over from another job",

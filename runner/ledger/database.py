@@ -135,6 +135,10 @@ class Database:
             _migrate(self, self._found)
             self._found = HEAD
 
+    def knows(self, version: str) -> bool:
+        """Whether the schema, as it is now, has what came with this version of it."""
+        return self._found is not None and self._found >= version
+
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A snapshot to read from."""

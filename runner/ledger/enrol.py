@@ -295,8 +295,8 @@ def others_since_offered(connection: sa.Connection, job_id: int) -> bool:
 def offerable(connection: sa.Connection, job_id: int, revision: int) -> int | None:
     """The newest run, if all that was made up to it can be offered now; None where more of it can come.
 
-    More can come of another job whose newest run has not ended, and of a task of this one that is held in doubt: it is
-    not offered anything until it is planned again.
+    More can come of another job whose newest run has not ended, and of a task of this one that is held in doubt or part
+    of a batch: it is not offered anything until it is planned again.
     """
     newest = sa.select(sa.func.max(_runs.c.id)).where(_runs.c.job_id == _jobs.c.id).correlate(_jobs).scalar_subquery()
     under_way = (
@@ -307,7 +307,11 @@ def offerable(connection: sa.Connection, job_id: int, revision: int) -> int | No
     )
     held = (
         sa.select(_tasks.c.id)
-        .where(_tasks.c.job_id == job_id, _tasks.c.revision == revision, _tasks.c.status == Status.IN_DOUBT)
+        .where(
+            _tasks.c.job_id == job_id,
+            _tasks.c.revision == revision,
+            _tasks.c.status.in_([Status.IN_DOUBT, Status.SUBMITTED]),
+        )
         .limit(1)
     )
     if connection.execute(under_way).first() is not None or connection.execute(held).first() is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.ledger import attempts, audit, edits, enrol, queries
+from runner.ledger.batches import Batches
 from runner.ledger.database import Database, open_database
 from runner.ledger.lock import job_lock
 from runner.ledger.soundness import look_at_file
@@ -44,6 +45,8 @@ from runner.tasks import Event, Status, Task, after
 _runs = metadata.tables["runs"]
 _tasks = metadata.tables["tasks"]
 
+_BATCHES = "0004"
+"""The schema's version since which there are batches."""
 ENROLLED = 25_000
 """Tasks that are put on record in one transaction."""
 
@@ -82,6 +85,11 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def batches(self) -> Batches:
+        """What is on record of batches."""
+        return Batches(self._database, known=self._database.knows(_BATCHES))
 
     def writer(self) -> Writer:
         """The pool's group-committing writer."""
@@ -223,7 +231,7 @@ class Ledger:
     def todo(self, job: Job, after_position: int, limit: int) -> list[Todo]:
         """The next planned tasks in the manifest's order."""
         with self._database.read() as connection:
-            return queries.todo(connection, job, after_position, limit)
+            return queries.todos(connection, job, after_position, limit)
 
     def orphans(self, job: Job, limit: int) -> list[Orphan]:
         """Tasks that a dead run left running."""
@@ -233,9 +241,14 @@ class Ledger:
     def spending(
         self, job: Job, *, simulated: bool, since_ms: int | None = None, run_id: int | None = None
     ) -> Spending:
-        """What counts against a cap."""
+        """What counts against a cap; with `run_id`, what a run has spent and what it has collected of batches."""
         with self._database.read() as connection:
-            return queries.spending(connection, job_id=job.id, simulated=simulated, since_ms=since_ms, run_id=run_id)
+            if run_id is not None:
+                return queries.spent_by(
+                    connection, job_id=job.id, simulated=simulated, run_id=run_id, since_ms=since_ms
+                )
+            knows = self._database.knows(_BATCHES)
+            return queries.spending(connection, job_id=job.id, simulated=simulated, since_ms=since_ms, batches=knows)
 
     def doubt_found(self, run_id: int, *, simulated: bool) -> int:
         """What a run has put on record as in doubt, a dead run's requests included."""

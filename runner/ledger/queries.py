@@ -53,8 +53,10 @@ def reused(connection: sa.Connection, job: Job) -> int:
     )
 
 
-def todo(connection: sa.Connection, job: Job, after_position: int, limit: int) -> list[Todo]:
-    """The next planned tasks in the manifest's order, from after `after_position`."""
+def todos(
+    connection: sa.Connection, job: Job, after_position: int, limit: int, *narrow: sa.ColumnElement[bool]
+) -> list[Todo]:
+    """The next planned tasks in the manifest's order, from after `after_position`, of which `narrow` holds too."""
     rows = connection.execute(
         with_request()
         .where(
@@ -62,6 +64,7 @@ def todo(connection: sa.Connection, job: Job, after_position: int, limit: int) -
             _tasks.c.revision == job.revision,
             _tasks.c.status == Status.PLANNED,
             _tasks.c.position > after_position,
+            *narrow,
         )
         .order_by(_tasks.c.position)
         .limit(limit)
@@ -97,7 +100,12 @@ def orphans(connection: sa.Connection, job: Job, limit: int) -> list[Orphan]:
             _attempts.c.received_path,
         )
         .join(_attempts, _attempts.c.task_id == _tasks.c.id)
-        .where(_attempts.c.job_id == job.id, _attempts.c.outcome.is_(None), _tasks.c.status == Status.RUNNING)
+        .where(
+            _attempts.c.job_id == job.id,
+            _attempts.c.outcome.is_(None),
+            _attempts.c.batch_row.is_(None),
+            _tasks.c.status == Status.RUNNING,
+        )
         .order_by(_attempts.c.id)
         .limit(limit)
     )
@@ -119,19 +127,44 @@ def orphans(connection: sa.Connection, job: Job, limit: int) -> list[Orphan]:
 
 
 def spending(
-    connection: sa.Connection, *, job_id: int, simulated: bool, since_ms: int | None = None, run_id: int | None = None
+    connection: sa.Connection, *, job_id: int, simulated: bool, since_ms: int | None = None, batches: bool = True
 ) -> Spending:
-    """What a job has spent since an instant, or in one run; attempts count where they were begun."""
-    query = sa.select(
-        sa.func.coalesce(sa.func.sum(_attempts.c.cost_microusd), 0),
-        sa.func.coalesce(sa.func.sum(_attempts.c.doubt_microusd), 0),
-    ).where(_attempts.c.job_id == job_id, _attempts.c.simulated.is_(simulated))
+    """What a job has spent since an instant, and what its open batches reserve; attempts count where they were begun.
+
+    Without `batches`, as a ledger has it that knows none.
+    """
+    of_job = sa.and_(_attempts.c.job_id == job_id, _attempts.c.simulated.is_(simulated))
+    since = () if since_ms is None else (_attempts.c.begun_ms >= since_ms,)
+    settled, doubt = connection.execute(
+        sa.select(_sum(_attempts.c.cost_microusd), _sum(_attempts.c.doubt_microusd)).where(of_job, *since)
+    ).one()
+    if not batches:
+        return Spending(int(settled), int(doubt))
+    # The index of what is open has all that is asked; as they are, these columns would be looked up in another.
+    is_open = [of_job, _attempts.c.outcome.is_(None), (_attempts.c.batch_row + 0).is_not(None)]
     if since_ms is not None:
-        query = query.where(_attempts.c.begun_ms >= since_ms)
-    if run_id is not None:
-        query = query.where(_attempts.c.run_id == run_id)
-    settled, doubt = connection.execute(query).one()
-    return Spending(int(settled), int(doubt))
+        is_open.append(_attempts.c.begun_ms + 0 >= since_ms)
+    reserved = sa.select(_sum(_attempts.c.reserved_microusd)).where(*is_open)
+    return Spending(int(settled), int(doubt), int(connection.execute(reserved).scalar_one()))
+
+
+def spent_by(
+    connection: sa.Connection, *, job_id: int, simulated: bool, run_id: int, since_ms: int | None = None
+) -> Spending:
+    """What a run has spent: on its own requests, and on those of batches, of whichever run, that it has collected."""
+    of_job = sa.and_(_attempts.c.job_id == job_id, _attempts.c.simulated.is_(simulated))
+    if since_ms is not None:
+        of_job = sa.and_(of_job, _attempts.c.begun_ms >= since_ms)
+    settled = doubt = 0
+    for mine in (
+        sa.and_(_attempts.c.run_id == run_id, _attempts.c.batch_row.is_(None)),
+        _attempts.c.collected_run == run_id,
+    ):
+        one, other = connection.execute(
+            sa.select(_sum(_attempts.c.cost_microusd), _sum(_attempts.c.doubt_microusd)).where(mine, of_job)
+        ).one()
+        settled, doubt = settled + int(one), doubt + int(other)
+    return Spending(settled, doubt)
 
 
 def doubt_found(connection: sa.Connection, *, run_id: int, simulated: bool) -> int:
@@ -345,11 +378,15 @@ def last_run(connection: sa.Connection, job: Job) -> dict[str, Any] | None:
 
 
 def requests(connection: sa.Connection, run_id: int) -> tuple[int, int]:
-    """How many requests a run has made, and how many of them brought an image."""
+    """How many requests a run has made, those in batches among them, and how many images came in it."""
     of_run = _attempts.c.run_id == run_id
+    is_own_image = sa.and_(_attempts.c.outcome == "saved", _attempts.c.batch_row.is_(None))
     count, images = connection.execute(
-        sa.select(sa.func.count(), _sum(sa.case((_attempts.c.outcome == "saved", 1), else_=0))).where(of_run)
+        sa.select(sa.func.count(), _sum(sa.case((is_own_image, 1), else_=0))).where(of_run)
     ).one()
+    images += connection.execute(
+        sa.select(sa.func.count()).where(_attempts.c.collected_run == run_id, _attempts.c.outcome == "saved")
+    ).scalar_one()
     # By itself and as a literal, so that each is answered by an index alone.
     is_unsent = _attempts.c.error_code == sa.literal_column(f"'{NOT_SENT}'")
     unsent = connection.scalar(sa.select(sa.func.count()).where(of_run, is_unsent))

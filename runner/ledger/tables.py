@@ -14,6 +14,7 @@ from runner.tasks import NOT_SENT, Status
 STATUSES = ", ".join(f"'{status}'" for status in Status)
 OUTCOMES = ("saved", "backoff", "refused", "gave_up", "lost")
 BASES = ("usage", "estimate")
+BATCH_STATES = ("preparing", "sealed", "uploaded", "creating", "submitted", "collected", "dissolved")
 
 
 def _big(*, nullable: bool = False) -> Column[int]:
@@ -138,10 +139,70 @@ class TaskRow(SQLModel, table=True):
     """NULL for an image that starts from nothing."""
 
 
+class BatchRow(SQLModel, table=True):
+    """Many requests that go to the provider as one file. `state` is how far it is here, `status` what is said there.
+
+    `token` is in its metadata and in its file's name, so that it can be found again. `base_url` is NULL at a simulator
+    that ends with its run. `output_read` and `error_read` are the bytes of the results that need not be read again.
+    """
+
+    __tablename__ = "batches"
+    __table_args__ = (
+        CheckConstraint(f"state IN ({', '.join(repr(state) for state in BATCH_STATES)})", name="ck_batches_state"),
+        _partial("ix_batches_open", "state NOT IN ('collected', 'dissolved')", "job_id"),
+        Index("ix_batches_job", "job_id", "id"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    job_id: int = Field(foreign_key="jobs.id")
+    run_id: int = Field(foreign_key="runs.id")
+    provider: str
+    base_url: str | None = Field(default=None, sa_column=_text(nullable=True))
+    simulated: bool
+    token: str = Field(sa_column=Column(Text, nullable=False, unique=True))
+    endpoint: str
+    model: str
+    state: str
+    status: str | None = None
+    requests: int = Field(default=0)
+    bytes: int = Field(default=0, sa_column=_big())
+    input_file_id: str | None = Field(default=None, sa_column=_text(nullable=True))
+    batch_id: str | None = Field(default=None, sa_column=_text(nullable=True))
+    output_file_id: str | None = Field(default=None, sa_column=_text(nullable=True))
+    error_file_id: str | None = Field(default=None, sa_column=_text(nullable=True))
+    total: int | None = None
+    completed: int | None = None
+    failed: int | None = None
+    output_read: int = Field(default=0, sa_column=_big())
+    error_read: int = Field(default=0, sa_column=_big())
+    created_ms: int = Field(sa_column=_big())
+    submitted_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
+    expires_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
+    checked_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
+    ended_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
+    cancel_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
+    collected_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
+    error_code: str | None = Field(default=None, sa_column=_text(nullable=True))
+    error_message: str | None = Field(default=None, sa_column=_text(nullable=True))
+
+
+class RemoteFileRow(SQLModel, table=True):
+    """An input that lies at a provider, to be named by its id until it expires (NULL: never)."""
+
+    __tablename__ = "remote_files"
+    __table_args__ = (UniqueConstraint("base_url", "identity", name="uq_remote_files_place"),)
+    id: int | None = Field(default=None, primary_key=True)
+    base_url: str = Field(sa_column=_text())
+    identity: str = Field(sa_column=_text())
+    file_id: str = Field(sa_column=_text())
+    created_ms: int = Field(sa_column=_big())
+    expires_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
+
+
 class AttemptRow(SQLModel, table=True):
     """One request that may cost money; written before it leaves (law 1).
 
-    `outcome` NULL means that it is under way, or that its run died. `doubt_microusd` is what a lost attempt may have
+    `outcome` NULL means that it is under way, or that its run died. One with a `batch_row` is part of that batch, and
+    `collected_run` is the run that heard of its end. `doubt_microusd` is what a lost attempt may have
     cost. `received_*` is what was complete on disk under a temporary name before the asset got its own.
     """
 
@@ -156,14 +217,45 @@ class AttemptRow(SQLModel, table=True):
         Index("ix_attempts_task", "task_id"),
         # These have every column of the sums that are asked for, so that no attempt itself is read for them.
         Index("ix_attempts_spent", "job_id", "simulated", "begun_ms", "cost_microusd", "doubt_microusd"),
-        Index("ix_attempts_run", "run_id", "job_id", "simulated", "outcome", "cost_microusd", "doubt_microusd"),
+        Index(
+            "ix_attempts_run",
+            "run_id",
+            "job_id",
+            "simulated",
+            "batch_row",
+            "outcome",
+            "cost_microusd",
+            "doubt_microusd",
+        ),
+        _partial(
+            "ix_attempts_collected",
+            "collected_run IS NOT NULL",
+            "collected_run",
+            "job_id",
+            "simulated",
+            "outcome",
+            "cost_microusd",
+            "doubt_microusd",
+        ),
+        _partial("ix_attempts_batch", "batch_row IS NOT NULL", "batch_row", "outcome", "id"),
         _partial(
             "ix_attempts_doubt", "doubt_microusd IS NOT NULL", "job_id", "simulated", "ended_ms", "doubt_microusd"
         ),
         _partial("ix_attempts_unsent", f"error_code = '{NOT_SENT}'", "run_id", "error_code"),
         _partial("ix_attempts_edits", "input_image_tokens > 0", "simulated", "id"),
         # What a dead run left open is found without looking at anything else.
-        _partial("ix_attempts_open", "outcome IS NULL", "job_id"),
+        _partial(
+            "ix_attempts_open",
+            "outcome IS NULL",
+            "job_id",
+            "batch_row",
+            "id",
+            "simulated",
+            "begun_ms",
+            "cost_microusd",
+            "reserved_microusd",
+            "outcome",
+        ),
     )
     id: int | None = Field(default=None, primary_key=True)
     task_id: int = Field(foreign_key="tasks.id")
@@ -193,6 +285,8 @@ class AttemptRow(SQLModel, table=True):
     received_sha256: str | None = None
     received_bytes: int | None = Field(default=None, sa_column=_big(nullable=True))
     received_path: str | None = Field(default=None, sa_column=_text(nullable=True))
+    batch_row: int | None = Field(default=None, foreign_key="batches.id")
+    collected_run: int | None = Field(default=None, foreign_key="runs.id")
 
 
 class AssetRow(SQLModel, table=True):

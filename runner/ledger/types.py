@@ -226,7 +226,110 @@ class Contradiction:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What counts against a cap."""
+    """What counts against a cap. `reserved_microusd` is set aside for what the provider works on in batches."""
 
     settled_microusd: int
     in_doubt_microusd: int
+    reserved_microusd: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """A batch that is about to be filled with tasks; `base_url` None at a simulator that ends with its run."""
+
+    job_id: int
+    run_id: int
+    provider: str
+    base_url: str | None
+    simulated: bool
+    token: str
+    endpoint: str
+    model: str
+    price_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch as it is on record: `state` is how far it is here, `status` the provider's own word for it.
+
+    The states in their order: preparing, sealed, uploaded, creating, submitted, collected; or dissolved.
+    """
+
+    id: int
+    job_id: int
+    run_id: int
+    provider: str
+    base_url: str | None
+    simulated: bool
+    token: str
+    endpoint: str
+    model: str
+    state: str
+    status: str | None
+    requests: int
+    bytes: int
+    input_file_id: str | None
+    batch_id: str | None
+    output_file_id: str | None
+    error_file_id: str | None
+    total: int | None
+    completed: int | None
+    failed: int | None
+    output_read: int
+    error_read: int
+    created_ms: int
+    submitted_ms: int | None
+    expires_ms: int | None
+    checked_ms: int | None
+    ended_ms: int | None
+    cancel_ms: int | None
+    collected_ms: int | None
+    error_code: str | None
+    error_message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the provider has said of a batch. Times are milliseconds since 1970."""
+
+    status: str
+    output_file_id: str | None
+    error_file_id: str | None
+    total: int | None
+    completed: int | None
+    failed: int | None
+    expires_ms: int | None
+    ended_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One request of a batch whose answer is not known yet. `wanted` is whether the job still wants its image."""
+
+    attempt_id: int
+    task_id: int
+    batch: int
+    run_id: int
+    key: str
+    name: str
+    prompt_id: str
+    wanted: bool
+    request: ImageRequest
+    model: str
+    simulated: bool
+    reserved_microusd: int
+    begun_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a batch's requests; money in micro-dollars. Nobody has worked on `untried` ones."""
+
+    saved: int
+    refused: int
+    failed: int
+    planned: int
+    in_doubt: int
+    cost_microusd: int
+    in_doubt_microusd: int
+    untried: int = 0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from runner.catalog import Catalog
     from runner.manifest.schema import (
+        Batch,
         Budget,
         FilePrompt,
         Limits,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from runner.tasks import Task
 
 __all__ = [
+    "Batch",
     "Budget",
     "FilePrompt",
     "Limits",

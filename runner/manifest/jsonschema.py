@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.catalog import BATCH_WINDOW_S
 from runner.manifest.editing import MASK_MODES, MAX_FEATHER_PX
 from runner.manifest.naming import MAX_PATH_BYTES
 from runner.manifest.schema import Manifest
@@ -57,6 +58,9 @@ def json_schema() -> dict[str, Any]:
         "title": "Usd", "description": "US dollars", "anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}],
     }  # fmt: skip
     properties["name"]["pattern"] = "^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$"
+    after = definitions["Batch"]["properties"]["after"]
+    after["anyOf"][0] |= {"exclusiveMinimum": 0, "maximum": BATCH_WINDOW_S}
+    after["anyOf"].insert(0, {"type": "string", "minLength": 1})
     definitions["Output"]["properties"]["name"]["anyOf"][0]["maxLength"] = 4 * MAX_PATH_BYTES
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "runner manifest"}
 

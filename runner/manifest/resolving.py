@@ -15,10 +15,11 @@ from runner.errors import ManifestError
 from runner.manifest import sources
 from runner.manifest.binding import Binding, Prepared
 from runner.manifest.checking import problem
+from runner.manifest.durations import written
 from runner.manifest.editing import EditSettings, edit_data, mask_data
 from runner.manifest.expansion import row_error
 from runner.manifest.problems import Wrong
-from runner.manifest.schema import FilePrompt, Manifest, PromptSettings, TextPrompt
+from runner.manifest.schema import Batch, FilePrompt, Manifest, PromptSettings, TextPrompt
 from runner.manifest.starting import Start, Starter
 from runner.manifest.values import MaskEntry
 from runner.tasks import API_DEFAULTS, Origin
@@ -28,6 +29,7 @@ _CHUNK_BYTES = 1024 * 1024
 # What says who makes the images, how fast and for how much, but not which.
 _NOT_OF_THE_TASKS = (
     "name", "description", "provider", "fallback_model", "limits", "budget", "retry", "timeouts", "delivery",
+    "batch",
 )  # fmt: skip
 
 
@@ -144,9 +146,15 @@ def _data(manifest: Manifest) -> dict[str, Any]:
         "retry": manifest.retry.model_dump(),
         "timeouts": manifest.timeouts.model_dump(),
         "delivery": manifest.delivery,
+        "batch": _batch(manifest.batch),
     }
     data["settings"] = {name: value for name, value in data["settings"].items() if value is not None}
     return {key: value for key, value in data.items() if value is not None}
+
+
+def _batch(batch: Batch) -> dict[str, Any]:
+    data = batch.model_dump(exclude_none=True)
+    return data | ({"after": written(batch.after)} if batch.after is not None else {})
 
 
 def _prompt(prompt: TextPrompt | FilePrompt, binding: Binding) -> dict[str, Any]:

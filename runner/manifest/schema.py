@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from runner.catalog import BATCH_WINDOW_S, MOST_BATCH_REQUESTS, Delivery
+from runner.manifest.durations import as_seconds, written
 from runner.manifest.editing import EditSettings, PrepareSettings
 from runner.manifest.mappings import (
     axes_of,
@@ -32,7 +34,7 @@ from runner.manifest.mappings import (
     zip_group,
 )
 from runner.manifest.parts import Int, Part, Text
-from runner.manifest.problems import Wrong, suggest
+from runner.manifest.problems import Wrong
 from runner.manifest.values import (
     Value,
     as_decimal,
@@ -228,6 +230,43 @@ class Timeouts(Part):
     )
 
 
+def _within_the_window(raw: object) -> object:
+    value = as_seconds(raw)
+    if not 0 < value <= BATCH_WINDOW_S:
+        raise Wrong(
+            f"`after` must be more than 0 and at most {written(BATCH_WINDOW_S)}, not {written(value)}",
+            hint="a batch is over by then; without `after` falling back waits for that",
+        )
+    return value
+
+
+class Batch(Part):
+    """How a job goes through the Batch API. `after` is read as seconds, however it is written."""
+
+    max_requests: Annotated[int, Field(ge=1, le=MOST_BATCH_REQUESTS), BeforeValidator(as_int)] = Field(
+        default=2000, description="requests in one batch: smaller ones come home earlier"
+    )
+    fall_back: Literal["online", "none"] = Field(
+        default="none", description="who makes what the batch did not deliver: online, at the online price, or nobody"
+    )
+    after: Annotated[float, BeforeValidator(_within_the_window)] | None = Field(
+        default=None,
+        description="fall back when a batch is this old, e.g. 20h or 90m; by default when it is over",
+        examples=["20h", "90m", "1h30m"],
+    )
+
+    @model_validator(mode="after")
+    def _after_is_for_falling_back(self) -> Self:
+        if self.after is not None and self.fall_back != "online":
+            raise Wrong(
+                "`after` says when to fall back, and nothing falls back",
+                hint="add `fall_back: online`, or remove `after`",
+                path=("after",),
+                at_key=True,
+            )
+        return self
+
+
 class Output(Part):
     """How images are called."""
 
@@ -247,15 +286,6 @@ def _version(raw: object) -> object:
 
 def _budget(raw: object) -> object:
     return raw if isinstance(raw, (dict, Budget)) or raw is None else {"usd": raw}
-
-
-def _delivery(raw: object) -> object:
-    text = as_text(raw)
-    if text == "batch":
-        raise Wrong("this version does not have batch delivery yet", hint="write `delivery: online`, or remove the key")
-    if text != "online":
-        raise Wrong(f"there is no delivery {text!r}", hint=suggest(str(text), ["online"], what="deliveries"))
-    return text
 
 
 class Manifest(Part):
@@ -285,9 +315,11 @@ class Manifest(Part):
     )
     retry: Retry = Field(default=Retry(), description="how often an image is tried again")
     timeouts: Timeouts = Field(default=Timeouts(), description="how long a request may take")
-    delivery: Annotated[Literal["online"], BeforeValidator(_delivery)] = Field(
-        default="online", description="one request an image"
+    delivery: Delivery = Field(
+        default="online",
+        description="online: a request for each image, at once; batch: in files, within 24 hours, at half the price",
     )
+    batch: Batch = Field(default=Batch(), description="how batch delivery goes")
 
     _binding: Binding | None = PrivateAttr(None)
 
@@ -339,6 +371,7 @@ def known_keys(path: Iterable[str | int]) -> list[str]:
         "budget": Budget,
         "retry": Retry,
         "timeouts": Timeouts,
+        "batch": Batch,
         "output": Output,
         "edit": EditSettings,
     }

@@ -234,4 +234,5 @@ _ELSEWHERE = {
     **{name: f"`{name}` goes under `edit`" for name in ("images", "references", "mask", "composite", "prepare")},
     **{name: f"`{name}` goes under `matrix`" for name in ("exclude", "include", "zip")},
     **{name: f"`{name}` goes under `limits`" for name in ("concurrency", "images_per_minute", "tier")},
+    **{name: f"`{name}` goes under `batch`" for name in ("max_requests", "fall_back", "after")},
 }

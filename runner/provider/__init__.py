@@ -4,8 +4,41 @@ Owns how an image is asked of the Images API and what its answers and errors mea
 record: one call is one request. The SDK's own retries are off: they would pass the pacing and the ledger by.
 """
 
-from runner.provider.client import Client, Made, ModelInfo, connect
+from runner.provider.answer import Made
+from runner.provider.batches import (
+    ENDPOINTS,
+    FINAL,
+    Batches,
+    BatchInfo,
+    BatchProblem,
+    Line,
+    OpenSink,
+    Purpose,
+    RemoteFile,
+    batch_line,
+)
+from runner.provider.client import Client, ModelInfo, connect
 from runner.provider.endpoint import Endpoint, Timeouts
 from runner.provider.upload import Upload
+from runner.provider.wire import NoSuch
 
-__all__ = ["Client", "Endpoint", "Made", "ModelInfo", "Timeouts", "Upload", "connect"]
+__all__ = [
+    "ENDPOINTS",
+    "FINAL",
+    "BatchInfo",
+    "BatchProblem",
+    "Batches",
+    "Client",
+    "Endpoint",
+    "Line",
+    "Made",
+    "ModelInfo",
+    "NoSuch",
+    "OpenSink",
+    "Purpose",
+    "RemoteFile",
+    "Timeouts",
+    "Upload",
+    "batch_line",
+    "connect",
+]

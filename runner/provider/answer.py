@@ -14,8 +14,18 @@ import anyio
 from runner.errors import Lost, ProviderError, Retryable, Unusable, Usage
 from runner.provider.decode import BadAnswer
 from runner.provider.endpoint import Timeouts
+from runner.provider.envelope import Envelope
 from runner.provider.translate import clean, error_of
-from runner.provider.upload import Uploads
+from runner.provider.upload import Sending
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An answer whose image has gone to the sink, whole as far as the JSON can tell."""
+
+    envelope: Envelope
+    http_status: int
+    request_id: str | None
 
 
 @dataclass(slots=True)
@@ -28,7 +38,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     usage: Usage | None = None
     """What an answer without its image said of its cost."""
-    uploads: Uploads | None = None
+    uploads: Sending | None = None
     """The files that go with the request."""
     scope: anyio.CancelScope | None = None
     """The wait for the answer, and how long it may be."""
@@ -50,7 +60,7 @@ class Answer:
             return None
         if uploads.problem is not None:
             return Retryable(uploads.problem, code="input_unreadable")
-        return Retryable("the connection broke while the images were being sent", code="upload_cut")
+        return Retryable(f"the connection broke while {uploads.what} were being sent", code="upload_cut")
 
     def overdue(self, timeouts: Timeouts) -> ProviderError:
         """The error of a wait that was too long."""
@@ -62,8 +72,8 @@ class Answer:
             case _:
                 waited_s, what = timeouts.total_s, "no whole answer"
         words = f"{what} within {waited_s:g} s"
-        if self.http_status is None and self.unsent() is not None:
-            return Retryable(f"the images that go with the request could not be sent: {words}", code="upload_stalled")
+        if self.http_status is None and self.uploads is not None and self.unsent() is not None:
+            return Retryable(f"{self.uploads.what} could not be sent: {words}", code="upload_stalled")
         if self.usage is not None:
             return self.not_fetched(words)
         return Lost(words, code=self.waiting_for, http_status=self.http_status, request_id=self.request_id)

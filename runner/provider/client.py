@@ -1,58 +1,37 @@
 """One image of one request: through the `openai` SDK, its body streamed into a sink.
 
-Owns the SDK, time-outs, and the line between "the request never left" and "it may have been billed". Everything it
-raises is one of `runner.errors`, and nothing that it raises or returns has the key in it.
+Owns how an image is asked for, and the line between "the request never left" and "it may have been billed". Everything
+it raises is one of `runner.errors`, and nothing that it raises or returns has the key in it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
-from urllib.parse import urlsplit
 
-import aiohttp
 import anyio
 import httpx2
 import openai
 
-from runner.errors import Lost, ProviderError, Retryable, StopRun, Unusable
-from runner.provider.answer import Answer, explained, request_id_of
-from runner.provider.decode import AnswerDecoder, BadAnswer, Envelope, Sink
-from runner.provider.endpoint import Endpoint, Timeouts, is_loopback
+from runner.errors import Lost, Retryable, Unusable
+from runner.provider.answer import Answer, Made, explained, request_id_of
+from runner.provider.batches import Batches
+from runner.provider.decode import AnswerDecoder, BadAnswer, Sink
+from runner.provider.endpoint import Endpoint, Timeouts
 from runner.provider.redact import Redaction
-from runner.provider.translate import clean, date_of, error_of, heard
-from runner.provider.transport import Sdk, causes, http_client, keyless_logs, never_left, pieces, reason, timed_out
+from runner.provider.translate import clean, date_of, heard
+from runner.provider.transport import Sdk, http_client, keyless_logs, never_left, reason
 from runner.provider.upload import Upload, Uploads
+from runner.provider.wire import BROKEN, UNREADABLE, PassingSink, TooLong, Wire
+from runner.provider.wording import words_of
 from runner.rules.pacing import Heard
-from runner.tasks import API_DEFAULTS, ImageRequest
-
-MAX_ANSWER_BYTES = 512 << 20
-"""A body longer than this is no image answer."""
+from runner.tasks import ImageRequest
 
 _Call = Callable[..., Any]
-_UNREADABLE = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, aiohttp.ClientError, OSError, ValueError)
-"""What goes wrong while bytes of another are read, time-outs among it."""
-
-
-class _TooLong(ValueError):
-    """A body that goes on and on."""
-
-    def __str__(self) -> str:
-        return f"longer than {MAX_ANSWER_BYTES} bytes"
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """An answer whose image has gone to the sink, whole as far as the JSON can tell."""
-
-    envelope: Envelope
-    http_status: int
-    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +70,7 @@ class Client:
         self,
         endpoint: Endpoint,
         timeouts: Timeouts,
-        sdk: openai.AsyncOpenAI,
+        sdk: Sdk,
         http: httpx2.AsyncClient,
         redaction: Redaction,
     ) -> None:
@@ -100,8 +79,12 @@ class Client:
         self._sdk = sdk
         # Named here: the SDK reads its modules when they are first named, and the first request is to leave in time.
         self._images = sdk.images.with_streaming_response
-        self._http = http
-        self._redaction = redaction
+        self._wire = Wire(endpoint, timeouts, sdk, http, redaction)
+
+    @cached_property
+    def batches(self) -> Batches:
+        """The Batch API of this endpoint."""
+        return Batches(self._wire)
 
     async def generate(
         self,
@@ -121,16 +104,12 @@ class Client:
                 StopRun.
             Exception: whatever `sink.write` raises, as it is.
         """
-        words: dict[str, Any] = {
-            name: value for name, default in API_DEFAULTS.items() if (value := getattr(request, name)) != default
-        }
-        answer = Answer()
-        outer = _PassingSink(sink)
-        with self._keyless(outer):
+        words, answer, outer = words_of(request), Answer(), PassingSink(sink)
+        with self._wire.keyless(outer):
             with suppress(TimeoutError):
                 with anyio.move_on_after(self._timeouts.total_s), self._call(request, uploads, answer) as call:
                     made = await self._generate(call, model, words, outer, on_headers, answer)
-                    return self._without_key(made)
+                    return self._wire.fit_to_keep(made)
                 answer.waiting_for = "timeout_total"
             raise answer.overdue(self._timeouts)
 
@@ -140,9 +119,9 @@ class Client:
         Raises:
             ProviderError: it is not served, or there is no answer that can be read.
         """
-        with self._keyless(None):
+        with self._wire.keyless():
             info = await self._model(name)
-        text, optional = self._redaction.text, self._redaction.optional
+        text, optional = self._wire.redaction.text, self._wire.redaction.optional
         return replace(
             info,
             id=text(info.id),
@@ -158,8 +137,8 @@ class Client:
         except TimeoutError:
             raise Retryable("no answer to a question about a model", code="timeout_first_byte") from None
         except openai.OpenAIError as error:
-            raise self._translated(error, name) from error
-        except _UNREADABLE as error:
+            raise self._wire.translated(error, name) from error
+        except UNREADABLE as error:
             raise Retryable(f"the answer about a model cannot be read ({reason(error)})", code="bad_answer") from error
         told = {field: getattr(found, field, None) for field in ("id", "owned_by", "shutdown_date")}
         words = {field: clean(value) for field, value in told.items() if isinstance(value, str)}
@@ -190,7 +169,7 @@ class Client:
         call: _Call,
         model: str,
         words: dict[str, Any],
-        sink: Sink,
+        sink: PassingSink,
         on_headers: Callable[[Mapping[str, Heard]], None],
         answer: Answer,
     ) -> Made:
@@ -206,19 +185,19 @@ class Client:
                 answer.headers = response.headers
                 on_headers(heard(response.headers))
                 answer.waiting_for = "timeout_stall"
-                await self._receive(response.http_response, decoder.feed)
+                await self._wire.receive(response.http_response, decoder.feed)
             except BadAnswer as error:
                 raise explained(error, answer) from None
-            except _TooLong as error:
+            except TooLong as error:
                 raise Unusable(f"the answer is {error}", code="answer_too_large") from None
             except openai.APIStatusError as error:
                 on_headers(heard(error.response.headers))
-                raise self._translated(error, model) from None
+                raise self._wire.translated(error, model) from None
             except openai.OpenAIError as error:
                 unsent = answer.unsent() if never_left(error) is None else None
-                raise unsent or self._translated(error, model) from error
-            except (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError) as error:
-                if isinstance(error, TimeoutError):
+                raise unsent or self._wire.translated(error, model) from error
+            except BROKEN as error:
+                if isinstance(error, TimeoutError) or error is sink.raised:
                     raise
                 raise Lost(
                     f"the connection broke in the middle of the answer ({reason(error)})",
@@ -233,128 +212,5 @@ class Client:
             raise explained(error, answer) from None
         if envelope.image_bytes == 0 and envelope.url is not None:
             answer.usage = envelope.usage
-            await self._fetch(envelope.url, sink, answer)
+            await self._wire.fetch(envelope.url, sink, answer)
         return Made(envelope, answer.http_status or 200, answer.request_id)
-
-    async def _receive(self, response: httpx2.Response, take: Callable[[bytes], object]) -> None:
-        """Hand a body on, piece by piece.
-
-        Raises:
-            TimeoutError: nothing came for too long.
-            _TooLong: no image is so long.
-        """
-        received = 0
-        # To move the deadline with every piece would cost more than to decode it: it is moved when an eighth is gone.
-        renewal_s = self._timeouts.stall_s / 8
-        clock = asyncio.get_running_loop().time  # anyio's own, without finding out which loop this is
-        with anyio.fail_after(self._timeouts.stall_s + renewal_s) as scope:
-            async with aclosing(pieces(response)) as received_pieces:
-                async for piece in received_pieces:
-                    received += len(piece)
-                    if received > MAX_ANSWER_BYTES:
-                        raise _TooLong
-                    take(piece)
-                    latest = clock() + self._timeouts.stall_s
-                    if scope.deadline < latest:
-                        scope.deadline = latest + renewal_s
-
-    async def _fetch(self, url: str, sink: Sink, answer: Answer) -> None:
-        """Get an image that a gateway has put behind a URL: it is paid for, so it is not thrown away."""
-        try:
-            parts = urlsplit(url)
-            own_host = urlsplit(self.endpoint.base_url).hostname or ""
-            loopback = is_loopback(parts.hostname or "") and is_loopback(own_host)
-            if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
-                raise ValueError("it is not an https URL")
-            async with AsyncExitStack() as stack:
-                with anyio.fail_after(self._timeouts.first_byte_s):
-                    response = await stack.enter_async_context(
-                        self._http.stream("GET", url, follow_redirects=not loopback)
-                    )
-                if response.status_code != 200:
-                    raise ValueError(f"HTTP {response.status_code}")
-                await self._receive(response, sink.write)
-        except _UNREADABLE as error:
-            raise answer.not_fetched(reason(error)) from error
-
-    @contextmanager
-    def _keyless(self, sink: _PassingSink | None) -> Iterator[None]:
-        """Take the key, and what could carry it, out of whatever the block raises.
-
-        A gateway may repeat the key anywhere in its answer, and the errors of SDK and HTTP client hold the answer and
-        the request: a chain of causes would show them in a traceback. Their words are in the message already. What
-        nobody foresaw becomes an error of this request instead of ending the run.
-        """
-        try:
-            yield
-        except ProviderError as error:
-            clear = error
-        except Exception as error:
-            if sink is not None and error is sink.raised:
-                raise
-            clear = Lost(f"the answer could not be read ({reason(error)})", code="unexpected_answer")
-        else:
-            return
-        text = self._redaction.text
-        clear.message = text(clear.message)
-        clear.args = (clear.message,)
-        clear.code = text(clear.code)
-        clear.hint = self._redaction.optional(clear.hint)
-        clear.request_id = self._redaction.optional(clear.request_id)
-        clear.__cause__ = clear.__context__ = None
-        raise clear
-
-    def _without_key(self, made: Made) -> Made:
-        """The same answer, fit for a ledger."""
-        told = made.envelope
-        optional = self._redaction.optional
-        envelope = replace(
-            told,
-            size=optional(told.size),
-            quality=optional(told.quality),
-            background=optional(told.background),
-            output_format=optional(told.output_format),
-            usage_json=optional(told.usage_json),
-            url=optional(told.url),
-            error=None,
-        )
-        return replace(made, envelope=envelope, request_id=optional(made.request_id))
-
-    def _translated(self, error: openai.OpenAIError, model: str) -> ProviderError:
-        if isinstance(error, openai.APIStatusError):
-            return error_of(
-                error.status_code,
-                error.body,
-                error.response.headers,
-                request_id=request_id_of(error.response.headers),
-                model=model,
-                now=dt.datetime.now(dt.UTC),
-            )
-        if isinstance(error, openai.APIConnectionError):
-            cause = never_left(error)
-            if cause is not None:
-                return Retryable(
-                    f"cannot reach {self.endpoint.base_url} ({reason(cause)})",
-                    code="timeout_connect" if timed_out(cause) else "connection_failed",
-                )
-            innermost = reason(causes(error)[-1])
-            return Lost(f"the connection broke before an answer came ({innermost})", code="connection_cut")
-        if isinstance(error, openai.APIResponseValidationError):
-            return Lost(clean(str(error)), code="bad_answer", http_status=error.status_code)
-        return StopRun(clean(str(error)), code="sdk_error", hint="this is not an answer of the provider: see the log")
-
-
-class _PassingSink:
-    """The sink of a caller, whose own errors are told apart from those of an answer."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self.raised: Exception | None = None
-
-    def write(self, data: bytes, /) -> object:
-        """As the sink has it."""
-        try:
-            return self._sink.write(data)
-        except Exception as error:
-            self.raised = error
-            raise

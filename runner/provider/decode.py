@@ -1,9 +1,9 @@
 """Turns the bytes of an images answer, as they arrive, into an image and the small rest of the JSON.
 
-Owns the incremental reading of `{"created": ..., "data": [{"b64_json": "..."}], "usage": {...}}`: the base64 text is
-decoded piece by piece into a sink, everything else is kept (bounded) and parsed once at the end, so that neither the
-base64 nor the image is ever held. Refuses to know where the bytes come from, where the image goes, what it shows, and
-what an answer costs.
+Owns the incremental reading of `{"created": ..., "data": [{"b64_json": "..."}], "usage": {...}}`, by itself or within
+other objects: the base64 text is decoded piece by piece into a sink, everything else is kept (bounded) and parsed once
+at the end, so that neither the base64 nor the image is ever held. Refuses to know where the bytes come from, where the
+image goes, what it shows, and what an answer costs.
 
 An answer that brings no image may have been billed all the same. That is why every error carries what could still be
 read of the answer, `usage` above all.
@@ -14,12 +14,13 @@ from __future__ import annotations
 import binascii
 import json
 import re
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final, NoReturn, Protocol
 
 import pybase64
 
-from runner.provider.envelope import Envelope, describe, first_item, parse
+from runner.provider.envelope import BadAnswer, Envelope, describe, first_item, parse
 
 __all__ = ["AnswerDecoder", "BadAnswer", "Envelope", "Sink"]
 
@@ -46,20 +47,6 @@ class Sink(Protocol):
         """Take the next bytes of the image. What it raises passes through `AnswerDecoder.feed`."""
 
 
-class BadAnswer(Exception):
-    """An answer without a usable image.
-
-    `code` is one of `empty_body`, `not_json`, `truncated_json`, `no_data`, `bad_base64`, `answer_too_large`;
-    `envelope` is what could be read of the answer, or None if that is nothing.
-    """
-
-    def __init__(self, message: str, *, code: str, envelope: Envelope | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code
-        self.envelope = envelope
-
-
 class _Mode(Enum):
     OUTSIDE = auto()
     """Between strings."""
@@ -78,20 +65,35 @@ class AnswerDecoder:
 
     Holds at most `max_envelope_bytes` of the answer beside one piece of the image. Text inside `b64_json` that is not
     strict base64 (the standard alphabet, padded, no line breaks) stops the writing, not the reading.
+
+    `under` are the keys of the objects around the answer, from the outermost. Without a `sink`, `on_image` is asked for
+    one when the image begins; None is an image that nobody wants: it is read over, and not held against the alphabet.
     """
 
-    def __init__(self, sink: Sink, *, max_envelope_bytes: int = 1_048_576) -> None:
+    def __init__(
+        self,
+        sink: Sink | None = None,
+        *,
+        under: tuple[str, ...] = (),
+        on_image: Callable[[], Sink | None] = lambda: None,
+        max_envelope_bytes: int = 1_048_576,
+    ) -> None:
         self._sink = sink
+        self._under = under
+        self._on_image = on_image
         self._max_envelope_bytes = max_envelope_bytes
         self._kept = bytearray()
-        self._whole = 0  # up to here, `_kept` holds whole members of the outermost object
+        self._whole = 0  # up to here, `_kept` holds whole members of the objects on the way to the answer
+        self._whole_way = 0  # how many of those objects are open there
         self._mode = _Mode.OUTSIDE
         self._stack = bytearray()  # the open brackets
+        self._way = 0  # how many of them lead to the answer, itself among them
+        self._depth = len(under) + 1  # how many do when it has been reached
         self._last = 0  # the structural byte (or the quote of a string) that came last
         self._closed = False
         self._escaped = False
         self._key_start: int | None = None  # where in `_kept` the key being read begins
-        self._top_key = b""
+        self._way_key = b""
         self._item_key = b""
         self._in_data = False
         self._item = 0
@@ -99,6 +101,7 @@ class AnswerDecoder:
         self._cut_escape = b""
         self._quad = b""  # base64 characters that wait for the rest of their group of four
         self._padded = False
+        self._unwanted = False
         self._fault: str | None = None
         self._image_bytes = 0
         self._failure: BadAnswer | None = None
@@ -127,6 +130,14 @@ class AnswerDecoder:
         Raises:
             BadAnswer: there is no whole image in the answer.
         """
+        return self.envelope_of(self.parsed())
+
+    def parsed(self) -> dict[str, object]:
+        """The body has ended: all of it as JSON, the outermost object, with an empty text for the image.
+
+        Raises:
+            BadAnswer: it is not whole, or no JSON object.
+        """
         if self._failure is not None:
             raise self._failure
         if not bytes(self._kept).removeprefix(_BYTE_ORDER_MARK).strip(_WHITESPACE):
@@ -136,19 +147,40 @@ class AnswerDecoder:
         if not self._closed:
             self._fail("truncated_json", f"The answer was cut after {self._image_bytes} bytes of image.")
         try:
-            answer = parse(self._kept)
+            return parse(self._kept)
         except ValueError as error:
             self._fail("not_json", f"The answer is not valid JSON: {error}.")
+
+    def envelope_of(self, parsed: dict[str, object]) -> Envelope:
+        """What the answer within `parsed` said beside its image, as `finish` has it.
+
+        Raises:
+            BadAnswer: there is no whole image in it.
+        """
+        answer = self._answer_in(parsed)
         envelope = describe(answer, self._image_bytes)
         if self._fault is not None:
             self._fail("bad_base64", f"data[0].b64_json is not base64: {self._fault}.", envelope)
         # A repeated key makes readers disagree on which value counts, and the sink already has one of them.
-        if self._seen > 1 or (self._image_bytes and first_item(answer).get("b64_json") != ""):
+        was_read = self._image_bytes > 0 or self._unwanted
+        if self._seen > 1 or (was_read and first_item(answer).get("b64_json") != ""):
             self._fail("not_json", "The answer names data[0].b64_json more than once.", envelope)
-        if not self._image_bytes and envelope.url is None:
+        if not was_read and envelope.url is None:
             reason = " It carries an error object." if envelope.error is not None else ""
             self._fail("no_data", f"The answer has no image: no data[0].b64_json and no data[0].url.{reason}", envelope)
         return envelope
+
+    def so_far(self) -> dict[str, object]:
+        """What the whole members that have come so far say, the objects around the answer among them."""
+        try:
+            return parse(self._kept[: self._whole] + b"}" * self._whole_way) if self._whole else {}
+        except ValueError:
+            return {}
+
+    def salvaged(self) -> Envelope | None:
+        """What the whole members of the answer that have come so far say of it; None where there are none."""
+        answer = self._answer_in(self.so_far())
+        return describe(answer, self._image_bytes) if answer else None
 
     # --- reading
 
@@ -185,31 +217,43 @@ class AnswerDecoder:
         if byte == _QUOTE:
             self._open_string()
         elif byte in (_OBJECT, _ARRAY):
-            if self._stack == b"{":
-                self._in_data = byte == _ARRAY and self._last == _COLON and _names(self._top_key, "data")
-                self._item = 0
+            if len(self._stack) == self._way:
+                self._open_on_the_way(byte)
             self._stack.append(byte)
         elif byte in _OPENER_OF:
             if self._stack.pop() != _OPENER_OF[byte]:
                 self._mode = _Mode.LOST
                 return
             self._closed = not self._stack
-            if self._stack == b"{":
-                self._whole = len(self._kept)
+            self._way = min(self._way, len(self._stack))
+            if self._stack and len(self._stack) == self._way:
+                self._whole, self._whole_way = len(self._kept), self._way
         elif byte == _COMMA:
-            if self._stack == b"{":
-                self._whole = len(self._kept) - 1
-            elif self._stack == b"{[":
+            if self._stack and len(self._stack) == self._way:
+                self._whole, self._whole_way = len(self._kept) - 1, self._way
+            elif len(self._stack) == self._depth + 1 and self._in_data:
                 self._item += 1
         self._last = byte
 
+    def _open_on_the_way(self, byte: int) -> None:
+        """A bracket opens where so far all others lead to the answer: it may lead on, or be the list of images."""
+        self._in_data = False
+        if self._way == 0:
+            self._way = 1
+        elif self._last != _COLON:
+            return
+        elif self._way == self._depth:
+            self._in_data = byte == _ARRAY and _names(self._way_key, "data")
+            self._item = 0
+        elif byte == _OBJECT and _names(self._way_key, self._under[self._way - 1]):
+            self._way += 1
+
     def _open_string(self) -> None:
         depth = len(self._stack)
-        if depth in (1, 3) and self._stack[-1] == _OBJECT and self._last in (_OBJECT, _COMMA):
+        in_item = self._in_data and depth == self._depth + 2 and self._stack[-1] == _OBJECT
+        if (in_item or depth == self._way) and self._last in (_OBJECT, _COMMA):
             self._key_start = len(self._kept) - 1
-        is_image = (
-            self._in_data and self._stack == b"{[{" and self._last == _COLON and _names(self._item_key, "b64_json")
-        )
+        is_image = in_item and self._last == _COLON and _names(self._item_key, "b64_json")
         if not is_image:
             self._mode = _Mode.KEPT
             return
@@ -222,8 +266,12 @@ class AnswerDecoder:
         if self._escaped:
             self._escaped = False
             position += 1
-        found = _STRING_RUN.match(chunk, position)
-        position = found.end() if found else position
+        quote = chunk.find(b'"', position)
+        end = quote if quote >= 0 else len(chunk)
+        if chunk.find(b"\\", position, end) >= 0:
+            found = _STRING_RUN.match(chunk, position)
+            end = found.end() if found else position
+        position = end
         closes = position < len(chunk) and chunk[position] == _QUOTE
         if position < len(chunk):
             self._escaped = not closes
@@ -239,8 +287,8 @@ class AnswerDecoder:
     def _close_string(self) -> None:
         if self._key_start is not None:
             key = bytes(self._kept[self._key_start :])
-            if len(self._stack) == 1:
-                self._top_key = key
+            if len(self._stack) == self._way:
+                self._way_key = key
             else:
                 self._item_key = key
             self._key_start = None
@@ -249,6 +297,12 @@ class AnswerDecoder:
 
     def _read_image(self, chunk: bytes, position: int) -> int:
         """Decode up to the closing quote, or up to what the chunk holds of an escape that it cuts."""
+        if self._sink is None and chunk[position] != _QUOTE:
+            self._sink = self._on_image()
+            if self._sink is None:
+                self._unwanted = True
+                self._mode = _Mode.SKIPPED
+                return position
         quote = chunk.find(b'"', position)
         end = quote if quote >= 0 else len(chunk)
         if chunk.find(b"\\", position, end) < 0:
@@ -293,6 +347,7 @@ class AnswerDecoder:
             return
         self._padded = group[-1:] == b"="
         self._image_bytes += len(data)
+        assert self._sink is not None, "an image without a sink is read over"
         self._sink.write(data)
 
     def _spoil(self, fault: str) -> None:
@@ -309,17 +364,17 @@ class AnswerDecoder:
     # --- telling
 
     def _fail(self, code: str, message: str, envelope: Envelope | None = None) -> NoReturn:
-        self._failure = BadAnswer(message, code=code, envelope=envelope or self._salvage())
+        self._failure = BadAnswer(message, code=code, envelope=envelope or self.salvaged())
         raise self._failure
 
-    def _salvage(self) -> Envelope | None:
-        """What the whole members before the fault say."""
-        if not self._whole:
-            return None
-        try:
-            return describe(parse(self._kept[: self._whole] + b"}"), self._image_bytes)
-        except ValueError:
-            return None
+    def _answer_in(self, parsed: dict[str, object]) -> dict[str, object]:
+        """The answer within the objects around it; nothing where it is not there."""
+        for key in self._under:
+            inner = parsed.get(key)
+            if not isinstance(inner, dict):
+                return {}
+            parsed = inner
+        return parsed
 
     def _excerpt(self) -> str:
         return ascii(bytes(self._kept[:_EXCERPT_BYTES]).decode("latin-1"))

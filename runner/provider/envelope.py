@@ -1,7 +1,8 @@
 """What an images answer says beside its image: parsed as JSON, then read with lenience.
 
-Owns `Envelope` and the shapes of a stranger's fields: a field that is missing or of the wrong type is None, never an
-error, because the image beside it is paid for. Refuses to know how the bytes were received and where the image went.
+Owns `Envelope`, `BadAnswer`, and the shapes of a stranger's fields: a field that is missing or of the wrong type is
+None, never an error, because the image beside it is paid for. Refuses to know how the bytes were received and where the
+image went.
 """
 
 from __future__ import annotations
@@ -38,6 +39,20 @@ class Envelope:
     """How many bytes went to the sink."""
     error: dict[str, object] | None = field(default=None, hash=False)
     """An `error` object inside an answer that claims success."""
+
+
+class BadAnswer(Exception):
+    """An answer without a usable image.
+
+    `code` is one of `empty_body`, `not_json`, `truncated_json`, `no_data`, `bad_base64`, `answer_too_large`;
+    `envelope` is what could be read of the answer, or None if that is nothing.
+    """
+
+    def __init__(self, message: str, *, code: str, envelope: Envelope | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.envelope = envelope
 
 
 def parse(text: bytes | bytearray) -> dict[str, object]:
@@ -94,7 +109,7 @@ def describe(answer: dict[str, object], image_bytes: int) -> Envelope:
         url=_text(first_item(answer).get("url")),
         images=len(data) if isinstance(data, list) else 0,
         image_bytes=image_bytes,
-        error=_error(answer.get("error")),
+        error=read_error(answer.get("error")),
     )
 
 
@@ -159,7 +174,7 @@ def _compact(value: object) -> str | None:
         return None
 
 
-def _error(value: object) -> dict[str, object] | None:
+def read_error(value: object) -> dict[str, object] | None:
     """An error object with its strings made safe; some gateways send a bare sentence, kept as its message."""
     if isinstance(value, str):
         value = {"message": value}

@@ -1,7 +1,7 @@
-"""The pictures that go with a request, read from the disk while they leave.
+"""The files that go with a request, read from the disk while they leave.
 
 Owns what of them is in memory: a piece of one at a time, however many there are; and how far they came. Refuses to know
-what they show.
+what they show and say.
 """
 
 from __future__ import annotations
@@ -26,20 +26,12 @@ Part = tuple[str, io.RawIOBase, str]
 """A file of a form: name, content, media type."""
 
 
-class Uploads:
-    """The files of one request. `on_progress` is called whenever a piece of one was read to be sent."""
+class Sending:
+    """The files of one request, and what they are called in a message."""
 
-    def __init__(self, images: Sequence[Upload], mask: Upload | None, on_progress: Callable[[], None]) -> None:
-        # By numbers: what the files are called is nobody else's business.
-        named = [(f"image-{number}", each) for number, each in enumerate(images, 1)]
-        files = [*named, ("mask", mask)] if mask is not None else named
-        self._files = [_Lazy(each, on_progress) for _, each in files]
-        parts: list[Part] = [
-            (f"{name}.{each.format}", file, f"image/{each.format}")
-            for (name, each), file in zip(files, self._files, strict=True)
-        ]
-        self.images = parts[: len(images)]
-        self.mask = parts[-1] if mask is not None else None
+    def __init__(self, files: Sequence[_Lazy], *, what: str) -> None:
+        self._files = files
+        self.what = what
 
     @property
     def are_whole(self) -> bool:
@@ -57,11 +49,42 @@ class Uploads:
             file.close()
 
 
+class Uploads(Sending):
+    """The pictures of an edit. `on_progress` is called whenever a piece of one was read to be sent."""
+
+    def __init__(self, images: Sequence[Upload], mask: Upload | None, on_progress: Callable[[], None]) -> None:
+        # By numbers: what the files are called is nobody else's business.
+        named = [(f"image-{number}", each) for number, each in enumerate(images, 1)]
+        files = [*named, ("mask", mask)] if mask is not None else named
+        lazy = [_Lazy(each.path, each.bytes, on_progress) for _, each in files]
+        super().__init__(lazy, what="the images that go with the request")
+        parts: list[Part] = [
+            (f"{name}.{each.format}", file, f"image/{each.format}")
+            for (name, each), file in zip(files, lazy, strict=True)
+        ]
+        self.images = parts[: len(images)]
+        self.mask = parts[-1] if mask is not None else None
+
+
+class Document(Sending):
+    """One file, as long as it is now, under a name and a media type of its own.
+
+    Raises:
+        OSError: it is not there.
+    """
+
+    def __init__(self, path: Path, filename: str, media_type: str, on_progress: Callable[[], None]) -> None:
+        lazy = _Lazy(path, path.stat().st_size, on_progress)
+        super().__init__([lazy], what="the contents of the file")
+        self.part: Part = (filename, lazy, media_type)
+
+
 class _Lazy(io.RawIOBase):
     """A file that is open only while it is being read, from its beginning to its end."""
 
-    def __init__(self, upload: Upload, on_progress: Callable[[], None]) -> None:
-        self._upload = upload
+    def __init__(self, path: Path, length_bytes: int, on_progress: Callable[[], None]) -> None:
+        self._path = path
+        self._length_bytes = length_bytes
         self._on_progress = on_progress
         self._at = 0
         self._file: io.FileIO | None = None
@@ -80,7 +103,7 @@ class _Lazy(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """As a file has it; whoever sends asks for the length in this way."""
         self._shut()
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._upload.bytes}[whence]
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length_bytes}[whence]
         return self._at
 
     def read(self, size: int = -1, /) -> bytes:
@@ -89,7 +112,7 @@ class _Lazy(io.RawIOBase):
         Raises:
             OSError: it cannot be read, or is no longer as long as it was.
         """
-        path, length = self._upload.path, self._upload.bytes
+        path, length = self._path, self._length_bytes
         try:
             if self._file is None:
                 self._file = io.FileIO(path)

@@ -1,6 +1,7 @@
 """A plan as JSON lines.
 
-Owns the shape of `runner plan --json`: a `group` for each model, size and quality, then a `plan` with the totals.
+Owns the shape of `runner plan --json`: a `group` for each model, size and quality, then a `plan` with the totals, and
+under `offers` what it comes to by each delivery where there are both.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ def lines(plan: Plan) -> Iterator[dict[str, Any]]:
         "job": plan.job,
         "provider": plan.provider,
         "simulated": plan.simulated,
-        **{name: plan.total(name) for name in ("wanted", "done", "reusable", "to_do", "left", "input_images")},
+        **{
+            name: plan.total(name)
+            for name in ("wanted", "done", "reusable", "to_do", "left", "submitted", "input_images")
+        },
         "by_status": plan.by_status,
         "expected_microusd": expected,
         "worst_microusd": worst,
@@ -31,6 +35,14 @@ def lines(plan: Plan) -> Iterator[dict[str, Any]]:
         "tokens": plan.tokens,
         "paced_images": plan.paced_images,
         "duration_s": plan.duration_s,
+        "within_s": plan.within_s,
+        "delivery": plan.delivery,
+        "batches": plan.batches,
+        "falls_back": plan.falls_back,
+        "offers": {
+            delivery: {**dataclasses.asdict(offer), **_usd(offer.expected_microusd, offer.worst_microusd)}
+            for delivery, offer in plan.offers.items()
+        },
         "price_version": plan.price_version,
         "models": plan.effective_models,
         "warnings": plan.warnings,

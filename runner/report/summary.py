@@ -34,11 +34,12 @@ def summarise(
     doubt_microusd = ledger.doubt_found(run_id, simulated=simulated)
     all_runs = ledger.spending(job, simulated=simulated)
     requests, made = ledger.requests(run_id)
-    unfinished = sum(statuses[s] for s in (Status.PLANNED, Status.RUNNING, Status.SUBMITTED))
+    unfinished = statuses[Status.PLANNED] + statuses[Status.RUNNING]
+    submitted = statuses[Status.SUBMITTED]
     bad = statuses[Status.FAILED] + statuses[Status.REFUSED] + statuses[Status.IN_DOUBT]
     doubtful = statuses[Status.IN_DOUBT]
-    cut = interrupted and unfinished + doubtful > 0
-    code, reason = _ending(error, cut=cut, limited=limited, unfinished=unfinished, bad=bad)
+    cut = interrupted and unfinished + doubtful + submitted > 0
+    code, reason = _ending(error, cut=cut, limited=limited, unfinished=unfinished, bad=bad, submitted=submitted)
     if code == 0 and composites_failed:
         code, reason = FAILURES_REMAIN, f"ended, but {composites_failed} composites could not be made"
     real = 0 if simulated else 1
@@ -71,18 +72,25 @@ def summarise(
         ledger=str(ledger.path),
         composites=composites,
         composites_failed=composites_failed,
+        submitted=submitted,
+        batches=len(ledger.batches.open(job)),
         problems=ledger.problems(job),
     )
 
 
-def _ending(error: RunnerError | None, *, cut: bool, limited: bool, unfinished: int, bad: int) -> tuple[int, str]:
+def _ending(
+    error: RunnerError | None, *, cut: bool, limited: bool, unfinished: int, bad: int, submitted: int
+) -> tuple[int, str]:
     # Time that was over when everything had been made, or was on its way, has stopped nothing.
     if error is not None and not (isinstance(error, TimeLimit) and unfinished == 0):
         return error.exit_code, str(error)
     if cut:
         return INTERRUPTED, "interrupted: run it again to go on"
+    later = f"; {submitted} are submitted, collect them later" if submitted else ""
     if bad:
-        return FAILURES_REMAIN, "ended, but some tasks failed, were refused or are in doubt"
+        return FAILURES_REMAIN, f"ended, but some tasks failed, were refused or are in doubt{later}"
     if unfinished:
-        return 0, "the limit of this run is reached" if limited else "some tasks are still planned"
+        return 0, ("the limit of this run is reached" if limited else "some tasks are still planned") + later
+    if submitted:
+        return 0, "submitted, collect later"
     return 0, "all that was wanted exists"

@@ -87,8 +87,17 @@ def quote(request: ImageRequest, model: Model, prices: Prices) -> Quote:
 
 def prompt_quote(prompt: str, prices: Prices) -> Quote:
     """The input side of `quote`: what a prompt's text adds."""
+    return text_quote(*prompt_tokens(prompt), prices)
+
+
+def prompt_tokens(prompt: str) -> tuple[int, int]:
+    """The tokens that a prompt is expected to bill, and the most that it can."""
     expected = -(-len(prompt) // CHARS_PER_TOKEN) + PROMPT_OVERHEAD_TOKENS
-    worst = len(prompt.encode("utf-8", "surrogatepass")) + PROMPT_OVERHEAD_TOKENS
+    return expected, len(prompt.encode("utf-8", "surrogatepass")) + PROMPT_OVERHEAD_TOKENS
+
+
+def text_quote(expected: int, worst: int, prices: Prices) -> Quote:
+    """What so many tokens of text add."""
     return Quote(_ceil(expected * prices.text_in), _ceil(worst * prices.text_in), expected)
 
 

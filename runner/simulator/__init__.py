@@ -29,7 +29,10 @@ class Settings:
         payload_kb: images smaller than this are filled up to it; they stay valid files of their format.
         art: `drawn` from the prompt, or `flat`: one cached picture per size, for load tests.
         api_key: the one bearer token that is accepted; None accepts any (but never none at all).
-        faults: rules, `KIND[:share=0.05][,after=10][,times=3][,match=REGEX][,value=...]`.
+        faults: rules, `KIND[:share=0.05][,after=10][,times=3][,match=REGEX][,only=batch][,value=...]`.
+        batch_time_s: seconds from the creation of a batch to its end; 0 is as fast as its images can be made.
+        batch_window_s: seconds after which a batch expires (the API's are 24 hours).
+        batch_queue_tokens: prompt tokens that all batches of a model together can have that are not over, or None.
         bill_path: where the bill's entries are kept (JSON lines; an existing file is carried on), or None for a
             temporary file.
         catalog: a file that is laid over the catalog.
@@ -47,6 +50,9 @@ class Settings:
     art: Literal["drawn", "flat"] = "drawn"
     api_key: str | None = None
     faults: tuple[str, ...] = ()
+    batch_time_s: float = 0.0
+    batch_window_s: float = 86_400.0
+    batch_queue_tokens: int | None = None
     bill_path: Path | None = None
     catalog: Path | None = None
 

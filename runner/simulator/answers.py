@@ -53,8 +53,12 @@ def compose(
     charge: Charge,
     fault: Fault | None = None,
     urls: Sequence[str] = (),
+    one_line: bool = False,
 ) -> Body:
-    """The body of an answer. Images are encoded piece by piece as it is sent, but for the faults that need it whole."""
+    """The body of an answer. Images are encoded piece by piece as it is sent, but for the faults that need it whole.
+
+    `one_line` is for a body that stands within a line.
+    """
     kind = fault.kind if fault else None
     head: dict[str, object] = {
         "created": created,
@@ -72,7 +76,7 @@ def compose(
         case "url":
             return Body.of(_json({**head, "data": [{"url": url} for url in urls], **tail}))
         case "escaped":
-            return Body.of(_escaped(order, head, shots, tail))
+            return Body.of(_escaped(order, head, shots, tail, one_line=one_line))
         case _:
             pass
     plain = Body(*_plain(head, [shot.data for shot in shots], tail, spoil=kind == "bad_base64"))
@@ -136,7 +140,9 @@ def _plain(
     return length, pieces()
 
 
-def _escaped(order: Order, head: Mapping[str, object], shots: Sequence[Shot], tail: Mapping[str, object]) -> bytes:
+def _escaped(
+    order: Order, head: Mapping[str, object], shots: Sequence[Shot], tail: Mapping[str, object], *, one_line: bool
+) -> bytes:
     """The same answer as another server might write it: escapes, white space and unknown fields. It is valid JSON."""
     document = {
         "x_gateway": {"node": "a-7", "trace": [1, 2.5, None, {"b64_json": "bm90IHRoZSBpbWFnZQ=="}]},
@@ -151,9 +157,10 @@ def _escaped(order: Order, head: Mapping[str, object], shots: Sequence[Shot], ta
         ],
         **tail,
     }
-    text = json.dumps(document, indent="\t", separators=(" ,", " : "))
+    text = json.dumps(document, indent=None if one_line else "\t", separators=(" ,", " : "))
     # Neither sign can stand outside a string in this document.
-    return b"\r\n " + text.replace("/", "\\/").replace("+", "\\u002b").encode() + b"\r\n\r\n"
+    data = text.replace("/", "\\/").replace("+", "\\u002b").encode()
+    return data if one_line else b"\r\n " + data + b"\r\n\r\n"
 
 
 class ImagesAnswer:

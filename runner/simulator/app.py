@@ -1,7 +1,8 @@
 """The simulator's routes: an Images API, and `/simulator/...` to look at its bill and to ask for faults.
 
 Owns the order of things in a request: key, validity, faults, limits, time, image, bill, answer. Each of them is a
-module of its own; what is shared by all requests is in `Simulator`.
+module of its own; what is shared by all requests is in `Simulator`. The routes of files and batches are `filing`'s and
+`batching`'s.
 """
 
 from __future__ import annotations
@@ -31,14 +32,20 @@ from runner.catalog import Model
 from runner.errors import InputError
 from runner.simulator import Settings, intake, latency, problems, tokens, validate
 from runner.simulator.answers import ImagesAnswer, compose
+from runner.simulator.batches import Batches
+from runner.simulator.batching import Batching
 from runner.simulator.bill import Bill
-from runner.simulator.faults import REFUSALS, Counters, Fault, Faults, refusal
+from runner.simulator.calls import Calls, Unanswered
+from runner.simulator.depot import Depot
+from runner.simulator.faults import REFUSALS, Counters, Faults, refusal
+from runner.simulator.filing import Filing
 from runner.simulator.intake import Files, Intake
 from runner.simulator.limits import Limits
 from runner.simulator.problems import Problem
 from runner.simulator.studio import Shot, Studio
 from runner.simulator.validate import Order
 from runner.simulator.wire import Wire
+from runner.simulator.work import Workshop
 
 _Reading = Callable[[Request], AbstractAsyncContextManager[tuple[Order, Files]]]
 _log = logging.getLogger("runner.simulator")
@@ -51,7 +58,10 @@ class Simulator:
         """Raises InputError: the settings do not make sense."""
         if not 0 < settings.window_s < math.inf:
             raise InputError("the window of the limits is not a number above 0", hint="60 is a minute")
-        for name in ("images_per_minute", "tokens_per_minute", "requests_per_minute", "payload_kb"):
+        if not 0 <= settings.batch_time_s < math.inf or not 0 < settings.batch_window_s < math.inf:
+            raise InputError("a batch's time or window is no number of seconds", hint="2 and 86400, for example")
+        counts = ("images_per_minute", "tokens_per_minute", "requests_per_minute", "payload_kb", "batch_queue_tokens")
+        for name in counts:
             value: int | None = getattr(settings, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}", hint="give a count of at least 1, or leave it out")
@@ -68,14 +78,34 @@ class Simulator:
         self.samples = Counters()
         self.bill = Bill(settings.bill_path)
         self.studio = Studio(seed=settings.seed, art=settings.art, payload_kb=settings.payload_kb)
-        self.intake = Intake(self.catalog, self.studio.run)
+        self.depot = Depot()
+        self.intake = Intake(self.catalog, self.studio.run, self.depot.open)
+        self.calls = Calls(api_key=settings.api_key, faults=self.faults, bill=self.bill)
+        workshop = Workshop(
+            catalog=self.catalog,
+            intake=self.intake,
+            faults=self.faults,
+            studio=self.studio,
+            bill=self.bill,
+            depot=self.depot,
+            next_sample=lambda thing: self.samples.next(thing),
+            publish=self._publish,
+        )
+        self.batches = Batches(
+            workshop,
+            seed=settings.seed,
+            batch_time_s=settings.batch_time_s,
+            window_s=settings.batch_window_s,
+            queue_tokens=settings.batch_queue_tokens,
+        )
         self._counts_inputs = self.catalog.counts_input_images("simulator")
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def close(self) -> None:
-        """Ends the workers and closes the bill."""
+        """Ends the workers and closes the bill; no file is left."""
         self.studio.close()
         self.bill.close()
+        self.depot.clear()
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -92,20 +122,11 @@ class Simulator:
             Route("/simulator/faults", self.show_faults),
             Route("/simulator/faults", self.set_faults, methods=["POST"]),
             Route("/simulator/images/{name}", self.show_image),
+            *Filing(self.depot, self.calls, self.studio.run).routes(),
+            *Batching(self.batches, self.depot, self.calls).routes(),
         ]
         handlers: Any = {Problem: _on_problem, HTTPException: _on_http_exception}
         return _Stamped(Starlette(routes=routes, exception_handlers=handlers))
-
-    def _authorise(self, request: Request) -> None:
-        given = request.headers.get("authorization", "")
-        if not given.strip():
-            raise problems.no_api_key()
-        scheme, _, key = given.partition(" ")
-        wanted = self.settings.api_key
-        if scheme.lower() != "bearer" or not key.strip():
-            raise problems.wrong_api_key()
-        if wanted is not None and not secrets.compare_digest(key.strip().encode(), wanted.encode()):
-            raise problems.wrong_api_key()
 
     async def generations(self, request: Request) -> Any:
         """POST /v1/images/generations."""
@@ -118,7 +139,7 @@ class Simulator:
     async def _serve(self, request: Request, reading: _Reading) -> Any:
         self.bill.count_request()
         try:
-            self._authorise(request)
+            self.calls.authorise(request)
             async with reading(request) as (order, files):
                 return await self._fulfil(request, order, files)
         except Problem as problem:
@@ -135,7 +156,7 @@ class Simulator:
             await asyncio.sleep(verdict.delay_s)
             if fault.kind in REFUSALS:
                 raise refusal(fault, order.asked_model)
-            return _Unanswered(fault)
+            return Unanswered(is_reset=fault.kind == "reset")
         charge = tokens.charge(order)
         images = max(order.n, len(order.inputs)) if self._counts_inputs else order.n
         self.limits.book(time.monotonic(), model=order.asked_model, images=images, tokens=charge.total_tokens)
@@ -143,7 +164,8 @@ class Simulator:
         await asyncio.sleep(self.latency() + verdict.delay_s)
         shots = await self.studio.make(order, sample, fault.kind if fault else None, files)
         request_id: str = request.state.request_id
-        urls = self._publish(request, shots, order.output_format) if fault and fault.kind == "url" else []
+        base_url, is_url = str(request.base_url), fault is not None and fault.kind == "url"
+        urls = self._publish(base_url, request_id, shots, order.output_format) if is_url else []
         entry = self.bill.record(
             request_id=request_id,
             order=order,
@@ -162,14 +184,14 @@ class Simulator:
         headers = self.limits.headers(time.monotonic())
         return ImagesAnswer(body, headers, bill=self.bill, entry=entry, fault=fault)
 
-    def _publish(self, request: Request, shots: list[Shot], output_format: str) -> list[str]:
+    def _publish(self, base_url: str, request_id: str, shots: list[Shot], output_format: str) -> list[str]:
         """Keeps images where `show_image` finds them; only the `url` fault needs that."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="runner-simulator-")
-        names = [f"{request.state.request_id}-{index}.{output_format}" for index in range(len(shots))]
+        names = [f"{request_id}-{index}.{output_format}" for index in range(len(shots))]
         for name, shot in zip(names, shots, strict=True):
             Path(self._folder.name, name).write_bytes(shot.data)
-        return [f"{request.base_url}simulator/images/{name}" for name in names]
+        return [f"{base_url}simulator/images/{name}" for name in names]
 
     async def show_image(self, request: Request) -> Response:
         """GET /simulator/images/{name}."""
@@ -181,7 +203,7 @@ class Simulator:
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
-        self._authorise(request)
+        self.calls.authorise(request)
         served: list[dict[str, object]] = []
         for model in self.catalog.models.values():
             try:
@@ -193,7 +215,7 @@ class Simulator:
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{name}."""
-        self._authorise(request)
+        self.calls.authorise(request)
         name: str = request.path_params["name"]
         model, _ = validate.find_model(self.catalog, name)
         return JSONResponse(self._told(model, name))
@@ -224,7 +246,10 @@ class Simulator:
         return StreamingResponse(pieces(), media_type="application/jsonl")
 
     async def reset(self, request: Request) -> Response:
-        """POST /simulator/reset: an empty bill, free limits, and every count (samples, rules) from the beginning."""
+        """POST /simulator/reset: an empty bill, free limits, no files and batches, every count from 0."""
+        await self.batches.reset()
+        self.depot.clear()
+        self.calls.reset()
         self.bill.reset()
         self.limits.reset()
         self.samples = Counters()
@@ -249,18 +274,6 @@ class Simulator:
         except InputError as error:
             raise problems.invalid(f"{error.message}. {error.hint}", "rules") from None
         return await self.show_faults(request)
-
-
-class _Unanswered:
-    """A request that ends without an answer, before anything was generated."""
-
-    def __init__(self, fault: Fault) -> None:
-        self._fault = fault
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._fault.kind == "reset":
-            Wire.of(scope).reset()
-        await Wire.ended(receive)
 
 
 async def _on_problem(request: Request, problem: Problem) -> Response:

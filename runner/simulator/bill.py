@@ -80,6 +80,7 @@ class Bill:
         self._requests = 0
         self._totals = _Totals()
         self._by_model: dict[str, _Totals] = {}
+        self._by_delivery: dict[str, _Totals] = {}
         self._rejected: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
 
@@ -104,6 +105,8 @@ class Bill:
     def _add(self, entry: dict[str, Any]) -> None:
         self._totals.add(entry)
         self._by_model.setdefault(entry["model"], _Totals()).add(entry)
+        # Bills from before there were batches do not have it.
+        self._by_delivery.setdefault(entry.get("delivery", "online"), _Totals()).add(entry)
 
     def close(self) -> None:
         """Closes the file (a temporary one is gone then)."""
@@ -135,10 +138,12 @@ class Bill:
         charge: Charge,
         images: Sequence[str],
         delivered: str = "faulty",
+        batch_id: str | None = None,
+        custom_id: str | None = None,
     ) -> Entry:
         """Bills one request; `images` are the SHA-256 of each image's bytes. It is in the file when this returns.
 
-        `delivered` is what stays on record if nobody says more.
+        `delivered` is what stays on record if nobody says more. A line of a batch has a `batch_id` and a `custom_id`.
         """
         entry = {
             "request_id": request_id,
@@ -157,6 +162,9 @@ class Bill:
             "output_tokens": charge.output_tokens,
             "cost_microusd": charge.cost_microusd,
             "images": list(images),
+            "delivery": order.prices.delivery,
+            "batch_id": batch_id,
+            "custom_id": custom_id,
         }
         head = json.dumps(entry)[:-1].encode() + b', "delivered": '
         self._write(head + _state(delivered) + b"}\n", self._end)
@@ -182,6 +190,7 @@ class Bill:
             **self._totals.told(),
             "rejected": dict(self._rejected),
             "by_model": {name: totals.told() for name, totals in self._by_model.items()},
+            "by_delivery": {name: totals.told() for name, totals in self._by_delivery.items()},
             "faults": dict(self._faults),
         }
 

@@ -3,9 +3,13 @@
 Owns the words for faults and the decision. Refuses to carry one out: refusals are `problems`, what happens to an
 answer is `answers`.
 
-A rule is `KIND[:share=0.05][,after=10][,times=3][,match=REGEX][,value=...]`: of the requests whose prompt matches, let
-`after` pass, then hit this share of them, `times` at most. A marker is `[[fault:KIND]]`, `[[fault:KIND=VALUE]]`,
-`[[fault:KIND*2]]` (only the first two requests of that prompt).
+A rule is `KIND[:share=0.05][,after=10][,times=3][,match=REGEX][,only=online|batch][,value=...]`: of the requests whose
+prompt matches, let `after` pass, then hit this share of them, `times` at most. A marker is `[[fault:KIND]]`,
+`[[fault:KIND=VALUE]]`, `[[fault:KIND*2]]` (only the first two requests of that prompt).
+
+A request for an image comes online or as a line of a batch, and each has kinds that mean nothing to the other: they are
+passed over there, uncounted. Whole batches and the calls of the Files and Batch API have kinds of their own, by rules
+alone; what `match` looks at is said beside them.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ import difflib
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from runner.errors import InputError
 from runner.simulator import problems
@@ -53,8 +58,38 @@ BODY = (
 )
 """A 200 that arrives whole, and is odd. Billed."""
 KINDS = (*REFUSALS, "delay", *WIRE, *BODY)
+"""What can happen to a request that comes online."""
+LINES = ("expired", "missing_line", "double_line", "broken_line")
+"""What can happen to a line of a batch alone: it is not reached before the batch ends (as `expired` then, not billed);
+it is in neither file (billed, unless `unbilled`); it is there twice; it is no JSON. `KINDS` happen to lines as well,
+but for those of the wire and `gzip`. A refusal is a line of the error file; `moderation=output` is one of the other."""
+BATCHES = ("batch_fails", "batch_expires", "batch_stuck", "batch_tells", "batch_hides")
+"""What can happen to a whole batch; `match` looks at its metadata, as JSON. It fails in validation (value: a code, or
+`CODE@LINE`); it expires when a share of it is done (value; half of it); it stays `validating`, `in_progress` (before
+its first line; the default) or `finalizing` until it is cancelled or its window is over; cancelled, it tells in the
+error file what was not reached; expired, it does not."""
+_ACTING_CALLS = ("upload", "delete", "create", "cancel")
+_LOOKING_CALLS = ("files", "file", "content", "batches", "retrieve")
+CALLS = (
+    *(f"{call}_{end}" for call in (*_ACTING_CALLS, *_LOOKING_CALLS) for end in ("429", "500", "reset", "hang")),
+    "batches_late",
+    "content_cut",
+    "content_gone",
+    "content_whole",
+)
+"""What can happen to a call; `match` looks at the file's name (`upload`), the metadata as JSON (`create`) or the id.
+A call that acts has done so by the time that it goes wrong, unless the value is `before`; at a 429 it never has.
+A list may lack the batches of the last seconds (value; 60). Content is cut off after a share of it (value; half of
+it), is gone (404), or comes whole although a range was asked for."""
+ALL_KINDS = (*KINDS, *LINES, *BATCHES, *CALLS)
 
-_OPTIONS = ("share", "after", "times", "match", "value")
+Place = Literal["online", "batch"]
+_MEANT_FOR: Mapping[Place, frozenset[str]] = {
+    "online": frozenset(KINDS),
+    "batch": frozenset((*KINDS, *LINES)) - {*WIRE, "gzip"},
+}
+
+_OPTIONS = ("share", "after", "times", "match", "only", "value")
 _NEXT_OPTION = re.compile(rf",(?=(?:{'|'.join(_OPTIONS)})=)")
 _MARKER = re.compile(r"\[\[fault:([a-z0-9_]+)(?:=([^*\]]*))?(?:\*(\d+))?\]\]")
 _MAX_REMEMBERED = 65_536
@@ -71,7 +106,7 @@ class Fault:
     @property
     def unbilled(self) -> bool:
         """Whether it strikes before anything was generated."""
-        return self.kind in REFUSALS or self.value == "unbilled"
+        return self.kind in REFUSALS or self.kind == "expired" or self.value == "unbilled"
 
 
 @dataclass(slots=True)
@@ -82,6 +117,7 @@ class _Rule:
     after: int = 0
     times: int | None = None
     match: re.Pattern[str] | None = None
+    only: str | None = None
     seen: int = 0
     fired: int = 0
 
@@ -148,35 +184,55 @@ class Faults:
         """Every rule with how many requests it has seen and hit."""
         return [{"rule": rule.text, "seen": rule.seen, "fired": rule.fired} for rule in self._rules]
 
-    def decide(self, prompt: str) -> Verdict:
+    def decide(self, prompt: str, place: Place = "online") -> Verdict:
         """What happens to the next request, which has this prompt. Markers come before rules; delays add up.
 
         Raises:
             Problem: a marker in the prompt is not understood.
         """
-        found = self._striking(prompt)
+        found = self._striking(prompt, place)
         delay_s = sum(float(fault.value or 1) for fault in found if fault.kind == "delay")
         chosen = next((fault for fault in found if fault.kind != "delay"), None)
         return Verdict(delay_s, chosen, tuple(fault.kind for fault in found))
 
-    def _striking(self, prompt: str) -> list[Fault]:
+    def of_batch(self, metadata: str) -> dict[str, Fault]:
+        """What happens to the next batch, by kind: several can."""
+        found: dict[str, Fault] = {}
+        for fault in self._by_rule(frozenset(BATCHES), metadata):
+            found.setdefault(fault.kind, fault)
+        return found
+
+    def of_call(self, call: str, about: str) -> Fault | None:
+        """What happens to the next call of the Files or Batch API (`upload`, `create`, ...)."""
+        kinds = frozenset(kind for kind in CALLS if kind.partition("_")[0] == call)
+        return next(self._by_rule(kinds, about), None)
+
+    def _by_rule(self, kinds: frozenset[str], text: str) -> Iterator[Fault]:
+        for index, rule in enumerate(self._rules):
+            if rule.fault.kind in kinds and rule.strikes(text, self._draw_of(index)):
+                yield rule.fault
+
+    def _striking(self, prompt: str, place: Place) -> list[Fault]:
         found: list[Fault] = []
 
         def settled(kind: str) -> bool:
             return kind != "delay" and any(fault.kind != "delay" for fault in found)
 
-        for place, match in enumerate(_MARKER.finditer(prompt)):
+        for position, match in enumerate(_MARKER.finditer(prompt)):
             kind, value, times = match[1], match[2], match[3]
             try:
                 fault = _fault(kind, value)
             except InputError as error:
                 raise problems.invalid(f"{match[0]}: {error.message}. {error.hint}", "prompt") from None
-            if settled(kind):
+            if kind in BATCHES or kind in CALLS:
+                raise problems.invalid(f"{match[0]}: no request meets this fault. Ask for it with a rule.", "prompt")
+            if settled(kind) or kind not in _MEANT_FOR[place]:
                 continue
-            if times is None or self._prompts.next((place, prompt)) < int(times):
+            if times is None or self._prompts.next((position, prompt)) < int(times):
                 found.append(fault)
         for index, rule in enumerate(self._rules):
-            if not settled(rule.fault.kind) and rule.strikes(prompt, self._draw_of(index)):
+            is_meant = rule.fault.kind in _MEANT_FOR[place] and rule.only in (None, place)
+            if is_meant and not settled(rule.fault.kind) and rule.strikes(prompt, self._draw_of(index)):
                 found.append(rule.fault)
         return found
 
@@ -214,11 +270,11 @@ def refusal(fault: Fault, model: str) -> Problem:
 
 
 def _fault(kind: str, value: str | None) -> Fault:
-    if kind not in KINDS:
-        close = difflib.get_close_matches(kind, KINDS, n=1)
+    if kind not in ALL_KINDS:
+        close = difflib.get_close_matches(kind, ALL_KINDS, n=1)
         raise InputError(
             f"there is no fault {kind!r}",
-            hint=f"did you mean {close[0]}?" if close else f"known: {', '.join(KINDS)}",
+            hint=f"did you mean {close[0]}?" if close else f"known: {', '.join(ALL_KINDS)}",
         )
     hint = _value_problem(kind, value)
     if value is not None and hint is not None:
@@ -234,10 +290,21 @@ def _value_problem(kind: str, value: str | None) -> str | None:
         case "rate_limit":
             known = value in ("none", "absurd") or number is not None
             return None if known else "seconds for Retry-After, or none, or absurd (a day)"
-        case "delay":
-            return None if number is not None else "seconds before the answer"
-        case "hang" | "reset":
+        case "delay" | "batches_late":
+            return None if number is not None else "seconds, of waiting or of lateness"
+        case "hang" | "reset" | "missing_line":
             return None if value == "unbilled" else "only unbilled, for an end before anything was generated"
+        case "moderation":
+            return None if value == "output" else "only output, for a batch's output file in place of its error file"
+        case "batch_fails":
+            return None if value and re.fullmatch(r"[a-z_]+(@[1-9]\d*)?", value) else "a code, or CODE@LINE"
+        case "batch_stuck":
+            known = value in ("validating", "in_progress", "finalizing")
+            return None if known else "validating, in_progress or finalizing"
+        case "batch_expires" | "content_cut":
+            return None if number is not None and number <= 1 else "a share, from 0 to 1"
+        case _ if kind in CALLS and kind.partition("_")[0] in _ACTING_CALLS and not kind.endswith("_429"):
+            return None if value == "before" else "only before, for an end before anything was done"
         case "no_data":
             return None if value in ("missing", "empty") else "missing or empty"
         case _:
@@ -256,7 +323,7 @@ def _parse(text: str) -> _Rule:
         if name not in _OPTIONS or not equals:
             raise InputError(
                 f"fault rule {text!r}: {part!r} is not understood",
-                hint="KIND[:share=0.05][,after=10][,times=3][,match=REGEX][,value=...]",
+                hint="KIND[:share=0.05][,after=10][,times=3][,match=REGEX][,only=online|batch][,value=...]",
             )
         options[name] = value
     try:
@@ -273,10 +340,16 @@ def _parse(text: str) -> _Rule:
             rule.times = int(options["times"])
         if "match" in options:
             rule.match = re.compile(options["match"])
+        if "only" in options:
+            rule.only = options["only"]
     except (ValueError, re.error) as error:
         raise InputError(
             f"fault rule {text!r}: {error}", hint="share is 0 to 1, after and times are counts, match is a regex"
         ) from None
     if not 0 <= rule.share <= 1 or rule.after < 0 or (rule.times or 0) < 0:
         raise InputError(f"fault rule {text!r}: a figure is out of range", hint="share is 0 to 1, counts are 0 or more")
+    if rule.only not in (None, "online", "batch") or (rule.only and fault.kind in (*BATCHES, *CALLS)):
+        raise InputError(
+            f"fault rule {text!r}: only={rule.only} cannot be", hint="only is online or batch, of requests"
+        )
     return rule

@@ -1,8 +1,8 @@
 """How a request comes in: its body is read, as JSON or as a form, and becomes an order and its files.
 
 Owns bodies, their limits, and the files of an edit for as long as its request lasts: they lie on disk, never whole in
-memory, and are gone when the request ends, whatever ended it. Refuses to know what a parameter may be (`validate`) and
-what a picture may be (`pictures`).
+memory, and are gone when the request ends, whatever ended it (those that were uploaded before are the `depot`'s, and
+stay). Refuses to know what a parameter may be (`validate`) and what a picture may be (`pictures`).
 """
 
 from __future__ import annotations
@@ -59,12 +59,17 @@ class Files:
 NO_FILES = Files()
 
 
+FindFile = Callable[[str], BinaryIO | None]
+"""Opens an uploaded file by its id; None where there is none. It is called in any thread."""
+
+
 class Intake:
     """The door of one server. `run` takes what would hold up the event loop."""
 
-    def __init__(self, catalog: Catalog, run: Run) -> None:
+    def __init__(self, catalog: Catalog, run: Run, find_file: FindFile) -> None:
         self._catalog = catalog
         self._run = run
+        self._find_file = find_file
         self._one_json_edit = asyncio.Lock()
 
     @contextlib.asynccontextmanager
@@ -74,7 +79,7 @@ class Intake:
         Raises:
             Problem: it is not valid.
         """
-        yield validate.generation(_parsed(await body(request)), self._catalog), NO_FILES
+        yield validate.generation(parsed(await body(request)), self._catalog), NO_FILES
 
     @contextlib.asynccontextmanager
     async def edit(self, request: Request) -> AsyncIterator[tuple[Order, Files]]:
@@ -97,8 +102,27 @@ class Intake:
                         None,
                     )
             order = validate.edit(given, self._catalog, is_form=kind == "multipart/form-data")
-            inputs, mask = await self._run(pictures.check, files.images, files.mask)
-            yield replace(order, inputs=inputs, mask=mask), files
+            yield await self._pictured(order, files), files
+
+    @contextlib.asynccontextmanager
+    async def line(self, body: Mapping[str, Any], *, is_edit: bool) -> AsyncIterator[tuple[Order, Files]]:
+        """The order in the body of a line of a batch, and its files as `edit` has them.
+
+        Raises:
+            Problem: it is not valid.
+        """
+        if not is_edit:
+            yield validate.generation(body, self._catalog, "batch"), NO_FILES
+            return
+        with contextlib.ExitStack() as open_files:
+            async with self._one_json_edit:
+                given, files = await self._run(_unpacked, body, open_files, self._find_file)
+            order = validate.edit(given, self._catalog, "batch", is_form=False)
+            yield await self._pictured(order, files), files
+
+    async def _pictured(self, order: Order, files: Files) -> Order:
+        inputs, mask = await self._run(pictures.check, files.images, files.mask)
+        return replace(order, inputs=inputs, mask=mask)
 
     async def _json(self, request: Request, open_files: contextlib.ExitStack) -> tuple[Mapping[str, Any], Files]:
         spool = open_files.enter_context(_spool())
@@ -106,7 +130,7 @@ class Intake:
             spool.write(piece)
         # One at a time: between text and files such a body is in memory twice.
         async with self._one_json_edit:
-            return await self._run(_unpacked, spool, open_files)
+            return await self._run(_spooled, spool, open_files, self._find_file)
 
 
 async def body(request: Request) -> bytes:
@@ -130,7 +154,12 @@ async def _pieces(request: Request, most_bytes: int) -> AsyncGenerator[bytes, No
         yield piece
 
 
-def _parsed(data: bytes) -> Mapping[str, Any]:
+def parsed(data: bytes) -> Mapping[str, Any]:
+    """A body that is a JSON object.
+
+    Raises:
+        Problem: it is none.
+    """
     try:
         given: Any = json.loads(data)
     except (ValueError, RecursionError):
@@ -146,10 +175,17 @@ class _Parser(MultiPartParser):
     spool_max_size = _MEMORY_BYTES
 
 
-async def _form(request: Request, open_files: contextlib.ExitStack) -> tuple[Mapping[str, Any], Files]:
+async def parts(
+    request: Request, open_files: contextlib.ExitStack, most_bytes: int = _MOST_FORM_BYTES
+) -> list[tuple[str, str | UploadFile]]:
+    """The parts of a form, each with its name; its files lie on disk, and are closed by `open_files`.
+
+    Raises:
+        Problem: it is no form, or longer than `most_bytes`.
+    """
     parser = _Parser(
         request.headers,
-        _pieces(request, _MOST_FORM_BYTES),
+        _pieces(request, most_bytes),
         max_files=_MOST_PARTS,
         max_fields=_MOST_PARTS,
         max_part_size=_MOST_FIELD_BYTES,
@@ -162,11 +198,18 @@ async def _form(request: Request, open_files: contextlib.ExitStack) -> tuple[Map
             None,
             None,
         ) from None
-    uploads = [(name, value.file) for name, value in form.multi_items() if isinstance(value, UploadFile)]
-    for _, file in uploads:
-        open_files.callback(file.close)
+    items = form.multi_items()
+    for _, value in items:
+        if isinstance(value, UploadFile):
+            open_files.callback(value.file.close)
+    return items
+
+
+async def _form(request: Request, open_files: contextlib.ExitStack) -> tuple[Mapping[str, Any], Files]:
+    items = await parts(request, open_files)
+    uploads = [(name, value.file) for name, value in items if isinstance(value, UploadFile)]
     fields: dict[str, str] = {}
-    for name, value in form.multi_items():
+    for name, value in items:
         if not isinstance(value, str):
             continue
         if name in _FILE_FIELDS:
@@ -214,21 +257,28 @@ def _spool() -> BinaryIO:
     return file  # type: ignore[no-any-return] # see above
 
 
-def _unpacked(spool: BinaryIO, open_files: contextlib.ExitStack) -> tuple[Mapping[str, Any], Files]:
-    """The parameters of a JSON edit, and its pictures in files of their own."""
+def _spooled(spool: BinaryIO, open_files: contextlib.ExitStack, find_file: FindFile) -> tuple[Mapping[str, Any], Files]:
     spool.seek(0)
-    given = dict(_parsed(spool.read()))
+    given = parsed(spool.read())
     spool.truncate(0)
+    return _unpacked(given, open_files, find_file)
+
+
+def _unpacked(
+    body: Mapping[str, Any], open_files: contextlib.ExitStack, find_file: FindFile
+) -> tuple[Mapping[str, Any], Files]:
+    """The parameters of a JSON edit, and its pictures in files of their own."""
+    given = dict(body)
     images, mask = given.pop("images", None), given.pop("mask", None)
     if images is not None and not isinstance(images, list):
         raise invalid("Invalid type for 'images': expected an array of objects.", "images", _WRONG_TYPE)
     _counted(len(images or ()), "images")
-    files = tuple(_fetched(each, f"images[{index}]", open_files) for index, each in enumerate(images or ()))
-    return given, Files(files, _fetched(mask, "mask", open_files) if mask is not None else None)
+    files = tuple(_fetched(each, f"images[{index}]", open_files, find_file) for index, each in enumerate(images or ()))
+    return given, Files(files, _fetched(mask, "mask", open_files, find_file) if mask is not None else None)
 
 
-def _fetched(reference: object, param: str, open_files: contextlib.ExitStack) -> BinaryIO:
-    """The picture that a reference holds, as a file."""
+def _fetched(reference: object, param: str, open_files: contextlib.ExitStack, find_file: FindFile) -> BinaryIO:
+    """The picture that a reference holds or names, as a file."""
     if not isinstance(reference, dict):
         raise invalid(f"Invalid type for '{param}': expected an object with 'image_url'.", param, _WRONG_TYPE)
     for name in reference:
@@ -238,12 +288,12 @@ def _fetched(reference: object, param: str, open_files: contextlib.ExitStack) ->
     if (url is None) == (file_id is None):
         raise invalid(f"Invalid '{param}': give exactly one of 'image_url' and 'file_id'.", param)
     if file_id is not None:
-        raise invalid(
-            f"Invalid '{param}.file_id': the simulator keeps no files. Send the picture as a data URL in 'image_url', "
-            "or in a form.",
-            f"{param}.file_id",
-            "unsupported_value",
-        )
+        if not isinstance(file_id, str):
+            raise invalid(f"Invalid type for '{param}.file_id': expected a string.", f"{param}.file_id", _WRONG_TYPE)
+        found = find_file(file_id)
+        if found is None:
+            raise invalid(f"Invalid '{param}.file_id': no such file: {file_id}.", f"{param}.file_id", "file_not_found")
+        return open_files.enter_context(found)
     if not isinstance(url, str):
         raise invalid(f"Invalid type for '{param}.image_url': expected a string.", f"{param}.image_url", _WRONG_TYPE)
     if len(url) > _MOST_URL_CHARS:

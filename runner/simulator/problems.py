@@ -49,8 +49,13 @@ class Problem(Exception):
                 f"<html>\r\n<head><title>{self.message}</title></head>\r\n<body><h1>{self.message}</h1></body></html>"
             )
             return Response(page, self.status, self.headers, "text/html")
+        return Response(json.dumps(self.document, indent=2), self.status, self.headers, "application/json")
+
+    @property
+    def document(self) -> dict[str, object]:
+        """The documented shape, as it stands in an answer and in a line of a batch's error file."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code, **self.more}
-        return Response(json.dumps({"error": error}, indent=2), self.status, self.headers, "application/json")
+        return {"error": error}
 
 
 def invalid(message: str, param: str | None, code: str | None = "invalid_value") -> Problem:

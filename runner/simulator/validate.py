@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runner.catalog import Catalog, Model, Prices
+from runner.catalog import Catalog, Delivery, Model, Prices
 from runner.errors import InputError
 from runner.simulator.pictures import Picture
 from runner.simulator.problems import Problem, invalid, model_not_found
@@ -89,15 +89,15 @@ class Order:
         return "/".join((*(each.sha256 for each in self.inputs), *mask))
 
 
-def find_model(catalog: Catalog, name: str) -> tuple[Model, Prices]:
-    """The model of this name and what it costs. A model past its shutdown is still served.
+def find_model(catalog: Catalog, name: str, delivery: Delivery = "online") -> tuple[Model, Prices]:
+    """The model of this name and what it costs, delivered so. A model past its shutdown is still served.
 
     Raises:
         Problem: 404, when the catalog does not have it or nobody could bill it.
     """
     try:
         model = catalog.model(name)
-        prices = catalog.prices_for("simulator", name)
+        prices = catalog.prices_for("simulator", name, delivery)
     except InputError:
         raise model_not_found(name) from None
     if not all(model.output_tokens.get(quality) for quality in model.qualities):
@@ -105,16 +105,16 @@ def find_model(catalog: Catalog, name: str) -> tuple[Model, Prices]:
     return model, prices
 
 
-def generation(given: Mapping[str, Any], catalog: Catalog) -> Order:
+def generation(given: Mapping[str, Any], catalog: Catalog, delivery: Delivery = "online") -> Order:
     """The order that these parameters of `POST /v1/images/generations` make.
 
     Raises:
         Problem: the request is not valid; `param` names the parameter.
     """
-    return _order(given, catalog, _GENERATION)
+    return _order(given, catalog, _GENERATION, delivery)
 
 
-def edit(given: Mapping[str, Any], catalog: Catalog, *, is_form: bool) -> Order:
+def edit(given: Mapping[str, Any], catalog: Catalog, delivery: Delivery = "online", *, is_form: bool) -> Order:
     """The order that these parameters of `POST /v1/images/edits` make, without its pictures yet.
 
     In a form (`is_form`) every value is a text.
@@ -122,7 +122,8 @@ def edit(given: Mapping[str, Any], catalog: Catalog, *, is_form: bool) -> Order:
     Raises:
         Problem: the request is not valid; `param` names the parameter.
     """
-    return _order(_numbers(given) if is_form else given, catalog, _FORM_EDIT if is_form else _JSON_EDIT, edits=True)
+    parameters = _FORM_EDIT if is_form else _JSON_EDIT
+    return _order(_numbers(given) if is_form else given, catalog, parameters, delivery, edits=True)
 
 
 def _numbers(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +137,9 @@ def _numbers(given: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-def _order(given: Mapping[str, Any], catalog: Catalog, parameters: frozenset[str], *, edits: bool = False) -> Order:
+def _order(
+    given: Mapping[str, Any], catalog: Catalog, parameters: frozenset[str], delivery: Delivery, *, edits: bool = False
+) -> Order:
     for parameter in given:
         if parameter not in parameters:
             raise invalid(f"Unknown parameter: '{parameter}'.", parameter, "unknown_parameter")
@@ -144,7 +147,7 @@ def _order(given: Mapping[str, Any], catalog: Catalog, parameters: frozenset[str
     name = _text(asked, "model")
     if name is None:
         raise invalid("Missing required parameter: 'model'.", "model", "missing_required_parameter")
-    model, prices = find_model(catalog, name)
+    model, prices = find_model(catalog, name, delivery)
     if edits and model.input_tokens is None:
         raise invalid(f"The model '{name}' makes no edits.", "model")
     if asked.get("stream", False) is not False or asked.get("partial_images", 0) != 0:

@@ -6,12 +6,14 @@ ledger and what an image means: it writes what it is given, byte for byte (law 5
     output/<job>/images/      the assets, named by the manifest
     output/<job>/superseded/  assets whose name was given to another image; nothing paid for is thrown away
     output/<job>/.partial/    what is being received, one file an attempt
+    output/<job>/.batches/    what is about to be submitted, until the provider has it
     output/<job>/logs/        what each run did, as JSON lines
 """
 
+from runner.store.appended import Lines
 from runner.store.inventory import Entry, Inventory, Look, decoding
 from runner.store.partial import Partial, Sealed
 from runner.store.store import Store
 from runner.store.verify import BadImage, ImageFacts
 
-__all__ = ["BadImage", "Entry", "ImageFacts", "Inventory", "Look", "Partial", "Sealed", "Store", "decoding"]
+__all__ = ["BadImage", "Entry", "ImageFacts", "Inventory", "Lines", "Look", "Partial", "Sealed", "Store", "decoding"]

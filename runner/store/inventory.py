@@ -101,7 +101,7 @@ class Inventory:
     def walk_all(self) -> Iterator[Entry]:
         """Everything in the job's folder but its logs, its temporary files and its lock."""
         for name in _names(self._folder):
-            if name not in ("logs", ".partial", ".lock"):
+            if name not in ("logs", ".partial", ".batches", ".lock"):
                 yield from self._walk([f"{self._job}/{name}"])
 
     def temporaries(self) -> list[str]:

@@ -12,13 +12,14 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
 from runner import locks
 from runner.errors import StoreError
+from runner.store.appended import Lines
 from runner.store.files import explained, flush_folder, fresh, to_read
 from runner.store.partial import Partial, Sealed
 from runner.store.runlog import RunLog, to_append
@@ -53,7 +54,7 @@ class Store:
         Raises:
             StoreError: they cannot be made or written to, or one of them leads elsewhere.
         """
-        for name in ("images", ".partial", "logs", "superseded", "composites"):
+        for name in ("images", ".partial", ".batches", "logs", "superseded", "composites"):
             self._own(name)
         for name in ("images", ".partial"):
             folder = self._folder / name
@@ -101,6 +102,57 @@ class Store:
         """
         self._own(".partial")
         return Partial(self._partial_path(attempt_id))
+
+    def line(self, batch: int, number: int) -> Partial:
+        """A new temporary file for the image of one line of a batch's results: whose it is may not be known yet.
+
+        Raises:
+            StoreError: it cannot be made.
+        """
+        return Partial(self._own(".partial") / f"batch-{batch}-{number}.part")
+
+    def place_line(self, line: Partial, path: str) -> None:
+        """Give the sealed file of a line its own name, durably; as `place`."""
+        self._rename(line.path, self._target(path))
+
+    def superseded(self, name: str, *, tag: str) -> str:
+        """Where an image goes that came too late to be wanted, relative to the output folder; nothing lies there."""
+        file = Path(name)
+        path = f"{self.job}/superseded/{file.with_name(f'{file.stem}~{tag}{file.suffix}').as_posix()}"
+        return self._free(path) if self.occupied(path) else path
+
+    def batch_file(self, batch: int) -> Path:
+        """The file of requests of a batch, which may not exist; kept until the provider has it.
+
+        Raises:
+            StoreError: its folder cannot be made, or leads elsewhere.
+        """
+        folder = self._own(".batches")
+        self._make(folder)
+        return folder / f"batch-{batch:06d}.jsonl"
+
+    def write_batch(self, batch: int) -> Lines:
+        """A new file of requests of a batch; what a dead run left of it is replaced.
+
+        Raises:
+            StoreError: it cannot be made.
+        """
+        return Lines(self.batch_file(batch))
+
+    def keep_batches(self, batches: Collection[int]) -> None:
+        """Remove every file of requests but those of these batches; only for the holder of the job's lock."""
+        kept = {self.batch_file(batch) for batch in batches}
+        folder = self._own(".batches")
+        with explained(folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False) and Path(entry.path) not in kept:
+                    Path(entry.path).unlink(missing_ok=True)
+
+    def drop_batch(self, batch: int) -> None:
+        """Remove the file of requests of a batch, if there is one."""
+        path = self.batch_file(batch)
+        with explained(path):
+            path.unlink(missing_ok=True)
 
     def occupied(self, path: str) -> bool:
         """Whether anything lies at `path` (relative to the output folder)."""

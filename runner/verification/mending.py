@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from runner import invocation, planner
+from runner import invocation
 from runner.errors import RunnerError, StoreError
 from runner.invocation import Options
 from runner.ledger import Job, Ledger, Recorded
 from runner.planner import CHUNK, chunks
+from runner.rules.quoting import Quoter
 from runner.store import Inventory, Store
 from runner.verification.findings import Ask, Notes, Question
 from runner.verification.looking import look_at, unrecorded
@@ -128,14 +129,14 @@ class _Mending:
                 )
         return question
 
-    def _quoter(self) -> planner.Quoter:
+    def _quoter(self) -> Quoter:
         """Prices at the provider that the job was last run with."""
         last = self._ledger.last_run(self._job)
         provider = self._options.provider or (last["provider"] if last is not None else None)
         manifest: str | Path = self._job.manifest_path or self._job.name
         request = invocation.prepare(manifest, replace(self._options, provider=provider), self._ledger)
         seen = invocation.calibrations(request, self._ledger)
-        return planner.Quoter(request.catalog, request.provider.name, request.models.effective, seen=seen)
+        return invocation.quoter_for(request, request.delivery, seen)
 
     def _give_up(self, asset_ids: array[int], action: str, detail: str) -> None:
         for chunk in chunks(asset_ids, GIVEN_UP):

@@ -78,6 +78,7 @@ class Totals:
             f"in doubt {usd(count['doubt microusd'])} ({count['in doubt']} attempts)"
         )
         yield f"  edits              {count['composites']} composites on record"
+        yield f"  batches            {count['batches']} collected"
         yield f"  budgets            {count['capped rounds']} rounds have one, {count['ended at the cap']} ended at it"
         yield "  violations"
         yield f"    images lost                           {count['lost']}"

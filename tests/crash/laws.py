@@ -31,6 +31,7 @@ _QUERIES = {
     "JOIN jobs j ON j.id = t.job_id JOIN prompts p ON p.id = t.prompt_row",
     "attempts": "SELECT * FROM attempts ORDER BY id",
     "assets": "SELECT * FROM assets",
+    "batches": "SELECT * FROM batches",
     "renditions": "SELECT r.*, t.revision = j.revision AND t.status = 'done' AS wanted FROM renditions r "
     "JOIN tasks t ON t.id = r.task_id JOIN jobs j ON j.id = t.job_id",
 }
@@ -46,6 +47,7 @@ class Books:
     attempts: list[Row] = field(default_factory=list)
     assets: list[Row] = field(default_factory=list)
     renditions: list[Row] = field(default_factory=list)
+    batches: list[Row] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
 
     @classmethod
@@ -73,8 +75,10 @@ class Books:
         return {task["id"]: (sha256_of(task["text"]), task["size"]) for task in self.tasks}
 
     def open(self) -> set[int]:
-        """The attempts that have no end on record."""
-        return {attempt["id"] for attempt in self.attempts if attempt["outcome"] is None}
+        """The attempts under way that have no end on record; what is in a batch goes on without its run."""
+        return {
+            attempt["id"] for attempt in self.attempts if attempt["outcome"] is None and attempt["batch_row"] is None
+        }
 
     def done(self) -> set[Asked]:
         """What is done, in whichever job."""
@@ -119,7 +123,7 @@ def temporaries(output: Path) -> dict[int, str]:
     """The SHA-256 of what lies under a temporary name, by the attempt that it was received for."""
     found = files_below(output) if output.exists() else {}
     parts = {Path(path): digest for path, digest in found.items() if path.split("/")[1:2] == [".partial"]}
-    return {int(path.stem): digest for path, digest in parts.items() if path.suffix == ".part"}
+    return {int(path.stem): digest for path, digest in parts.items() if path.suffix == ".part" and path.stem.isdigit()}
 
 
 def at_every_instant(books: Books, entries: Sequence[Row], output: Path, cap_microusd: int | None) -> Iterator[str]:
@@ -292,10 +296,13 @@ def at_the_end(books: Books, entries: Sequence[Row], output: Path, *, complete: 
             yield f"law 2: {path} is {'missing' if path not in files else 'changed'}"
     for path in files:
         parts = path.split("/")
-        if parts[1:2] == [".partial"]:
+        if parts[1:2] in ([".partial"], [".batches"]):
             yield f"a temporary file is left: {path}"
         if parts[1:2] in (["images"], ["superseded"]) and path not in expected:
             yield f"nobody knows the file {path}"
+    for batch in books.batches:
+        if batch["state"] not in ("collected", "dissolved"):
+            yield f"batch {batch['id']} was left {batch['state']}"
     yield from _composites(books, files)
     for job in books.jobs:
         wanted = [task for task in books.tasks if task["job_id"] == job["id"] and task["wanted"]]
@@ -338,7 +345,12 @@ def told(books: Books, summaries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             for attempt in of_job
             if attempt["ended_ms"] and run["started_ms"] <= attempt["ended_ms"] <= run["ended_ms"]
         )
-        settled = sum(attempt["cost_microusd"] or 0 for attempt in of_job if attempt["run_id"] == run["id"])
+        # What came in a batch was spent by the run that has collected it.
+        settled = sum(
+            attempt["cost_microusd"] or 0
+            for attempt in of_job
+            if run["id"] == (attempt["run_id"] if attempt["batch_row"] is None else attempt["collected_run"])
+        )
         for what, said, true in (
             ("in_doubt_usd", summary["in_doubt_usd"], doubt),
             ("cost_usd", summary["cost_usd"], settled),

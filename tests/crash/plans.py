@@ -48,6 +48,8 @@ class Plan:
     two_jobs: bool
     from_pictures: bool
     """Whether every image starts from two pictures and a mask, and is pasted back."""
+    per_batch: int | None = None
+    """Requests in a batch; None for a job that is made online."""
 
     @property
     def worst_microusd(self) -> int:
@@ -79,6 +81,7 @@ class Plan:
             edits=dice.random() < 0.4,
             two_jobs=two_jobs,
             from_pictures=dice.random() < 0.35,
+            per_batch=dice.randint(1, 8) if dice.random() < 0.3 else None,
         )
         if cap_share is None:
             return plan
@@ -88,6 +91,7 @@ class Plan:
         """The plan in one line."""
         parts = [f"{self.prompts} prompts", f"{len(self.sizes)} sizes", f"{self.concurrency} at a time", self.peer]
         parts += [f"cap {self.cap_microusd} microusd"] if self.cap_microusd is not None else []
+        parts += [f"batches of {self.per_batch}"] if self.per_batch is not None else []
         parts += [word for word in ("hold", "edits", "two_jobs", "from_pictures") if getattr(self, word)]
         return ", ".join([*parts, *self.faults])
 

@@ -139,6 +139,8 @@ class Round:
             weights["failure"] = 15
         if self._plan.from_pictures:
             weights["pictures"] = 30
+        if self._plan.per_batch is not None:
+            weights |= {"image": 5, "batch": 30, "homeward": 30}
         kind = dice.choices(list(weights), list(weights.values()))[0]
         match kind:
             case "timer":
@@ -162,6 +164,12 @@ class Round:
                 return kind, _name(step), order | {"after_s": round(dice.uniform(0, 0.01), 5)}
             case "pictures":
                 step = dice.choice(steps.PICTURES)
+                return kind, _name(step), step.kill(dice.randint(1, max(1, round(left * 0.7))))
+            case "batch":
+                step = dice.choice(steps.BATCH)
+                return kind, _name(step), step.kill(dice.randint(1, 1 + left // (self._plan.per_batch or 1)))
+            case "homeward":
+                step = dice.choice(steps.HOMEWARD)
                 return kind, _name(step), step.kill(dice.randint(1, max(1, round(left * 0.7))))
             case "clearing" | "naming":
                 step = dice.choice(steps.CLEARING if kind == "clearing" else steps.NAMING)
@@ -267,6 +275,9 @@ class Round:
         self._hold(laws.taken_over(books, entries, self._whole))
         self._hold(laws.at_the_end(books, entries, self._bench.output, complete=complete))
         self._hold(laws.told(books, self._summaries))
+        created = self._peer.call("GET", "/simulator/batches").json["creates"]
+        if created != (known := sum(batch["batch_id"] is not None for batch in books.batches)):
+            self._problem(f"law 3: {created} batches were created, and {known} are on record")
         self._count(books, entries, reckoning)
 
     def _to_its_end(self, job: _Job) -> None:
@@ -336,6 +347,7 @@ class Round:
                 "beyond": reckoning.beyond,
                 "lost": sum(asset["sha256"] not in on_disk for asset in books.assets),
                 "composites": len(books.renditions),
+                "batches": sum(batch["state"] == "collected" for batch in books.batches),
                 "over the cap": self._plan.cap_microusd is not None
                 and bill > self._plan.cap_microusd * len(self._jobs),
                 "capped rounds": self._plan.cap_microusd is not None,
@@ -385,10 +397,13 @@ class Round:
             }
         if self._plan.cap_microusd is not None:
             more["budget"] = {"usd": f"{self._plan.cap_microusd / 1e6:.6f}", "per": "job"}
+        if self._plan.per_batch is not None:
+            more |= {"delivery": "batch", "batch": {"max_requests": self._plan.per_batch}}
         bench = dataclasses.replace(self._bench, prompts=tuple(job.texts))
         manifest = bench.write(concurrency=self._plan.concurrency, job=job.name, name=job.template, more=more)
         held = self._plan.hold if hold is None else hold
-        return [*bench.arguments(manifest), *(["--in-doubt", "hold"] if held else [])]
+        wait = ["--wait"] if self._plan.per_batch is not None else []
+        return [*bench.arguments(manifest), *wait, *(["--in-doubt", "hold"] if held else [])]
 
     def _images(self) -> dict[str, str]:
         return {

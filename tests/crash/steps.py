@@ -16,6 +16,8 @@ STORE = "runner.store.store:Store."
 PARTIAL = "runner.store.partial:Partial."
 CLIENT = "runner.provider.client:Client."
 ATTEMPT = "runner.engine.attempt:Attempt."
+BATCHES = "runner.ledger.batches:Batches."
+BATCH_API = "runner.provider.batches:Batches."
 REQUEST = "aiohttp.client_reqrep:ClientRequest."
 RECOVERY = "runner.engine.recovery:"
 COMMIT = "sqlalchemy.engine.default:DefaultDialect.do_commit"
@@ -138,6 +140,43 @@ PICTURES = [
     for when in ("before", "after")
 ]
 """What is done for an image that starts from pictures, beside what is done for any."""
+
+BATCH = [
+    Step(f"{name}, {when}", place, when)
+    for name, place in (
+        ("batch begun", f"{BATCHES}prepare"),
+        ("requests on record", f"{BATCHES}add"),
+        ("requests recorded, not committed", "runner.ledger.batching:add"),
+        ("file flushed", "runner.store.appended:Lines.seal"),
+        ("batch sealed", f"{BATCHES}sealed"),
+        ("file uploaded", f"{BATCH_API}upload"),
+        ("file's id on record", f"{BATCHES}uploaded"),
+        ("creation announced", f"{BATCHES}creating"),
+        ("batch created", f"{BATCH_API}create"),
+        ("batch's id on record", f"{BATCHES}submitted"),
+        ("file removed", f"{STORE}drop_batch"),
+        ("batch looked at", f"{BATCH_API}retrieve"),
+        ("what was told on record", f"{BATCHES}told"),
+    )
+    for when in ("before", "after")
+]
+"""The way of a batch to the provider, and the first look at it."""
+
+HOMEWARD = [
+    Step(f"{name}, {when}", place, when)
+    for name, place in (
+        ("line's file opened", f"{STORE}line"),
+        ("piece of a line written", f"{PARTIAL}write"),
+        ("line's file flushed", f"{PARTIAL}seal"),
+        ("line's image named", f"{STORE}place_line"),
+        ("line's image recorded, not committed", "runner.ledger.batching:saved"),
+        ("line's image on record", f"{WRITER}through"),
+        ("how far noted", f"{BATCHES}read_so_far"),
+        ("batch collected", f"{BATCHES}collected"),
+    )
+    for when in ("before", "after")
+]
+"""The way of a batch's images home."""
 
 SYSTEM = [
     Step(f"{name}, {when}", place, when)

@@ -10,7 +10,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ except RunnerError as error:
 """
 
 
+PROC = Path("/proc")
+needs_proc = pytest.mark.skipif(not (PROC / "self" / "status").is_file(), reason="memory is read from /proc here")
 _OPENAPI = Path(__file__).parents[3] / "shared" / "openapi" / "openai-images.yaml"
 needs_openapi = pytest.mark.skipif(
     not _OPENAPI.is_file(), reason="the published OpenAPI document is not beside this repository"
@@ -94,11 +96,18 @@ class Peer:
         return parts.hostname, parts.port
 
     def call(
-        self, method: str, path: str, body: object = None, *, key: str | None = "anything", kind: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        key: str | None = "anything",
+        kind: str | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> Answer:
-        """One request on a connection of its own; `body` is bytes (of this `kind`), or sent as JSON."""
+        """One request on a connection of its own, with `more` headers; `body` is bytes (of this `kind`), or JSON."""
         connection = http.client.HTTPConnection(*self.address, timeout=30)
-        headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
+        headers = {**({"Authorization": f"Bearer {key}"} if key is not None else {}), **(more or {})}
         if kind is not None:
             headers["Content-Type"] = kind
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -142,6 +151,11 @@ class Peer:
         connection = socket.create_connection(self.address, timeout=30)
         connection.sendall(head.encode() + data[:sent])
         return connection
+
+    def peak_kb(self) -> int:
+        """The most memory that it has had, in units of 1,024 bytes."""
+        status = (PROC / str(self.process.pid) / "status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0])
 
     def bill(self) -> Any:
         return self.call("GET", "/simulator/bill", key=None).json

@@ -342,7 +342,7 @@ def test_a_day_is_a_day_of_utc(ledger: Ledger) -> None:
 
 
 PLANNED: dict[str, Callable[[sa.Connection, Job], object]] = {
-    "todo": lambda connection, job: queries.todo(connection, job, -1, 10),
+    "todo": lambda connection, job: queries.todos(connection, job, -1, 10),
     "statuses": queries.statuses,
     "orphans": lambda connection, job: queries.orphans(connection, job, 10),
     "known": lambda connection, job: enrol.known(connection, job.id, ["a", "b", "c"]),
@@ -351,9 +351,9 @@ PLANNED: dict[str, Callable[[sa.Connection, Job], object]] = {
     "problems": lambda connection, job: queries.problems(connection, job, 10),
     "export": lambda connection, job: list(queries.export(connection, job)),
     "spending": lambda connection, job: queries.spending(
-        connection, job_id=job.id, simulated=False, since_ms=NOW_MS, run_id=None
+        connection, job_id=job.id, simulated=False, since_ms=NOW_MS
     ),
-    "spending of a run": lambda connection, job: queries.spending(connection, job_id=job.id, simulated=False, run_id=1),
+    "spending of a run": lambda connection, job: queries.spent_by(connection, job_id=job.id, simulated=False, run_id=1),
     "requests": lambda connection, _: queries.requests(connection, 1),
     "last_run": queries.last_run,
     "asset_at": lambda connection, _: attempts.asset_at(connection, "job/images/a.png"),

@@ -27,7 +27,7 @@ from runner.errors import (
     Unusable,
 )
 from runner.provider import Endpoint, Timeouts, connect
-from runner.provider import client as client_module
+from runner.provider import wire as wire_module
 from runner.rules.pacing import Heard
 from runner.simulator.faults import KINDS
 from runner.tasks import ImageRequest
@@ -358,7 +358,7 @@ async def test_whatever_a_gateway_answers_is_an_error_of_ours(reply: bytes, kind
 
 async def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """No image answer is as long as that, whatever it says."""
-    monkeypatch.setattr(client_module, "MAX_ANSWER_BYTES", 100_000)
+    monkeypatch.setattr(wire_module, "MAX_ANSWER_BYTES", 100_000)
     async with recording(answer(b'{"data": [{"b64_json": "' + b"AAAA" * 50_000 + b'"}]}')) as server:
         error = (await ask(server.base_url)).error
     assert type(error) is Unusable

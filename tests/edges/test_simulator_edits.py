@@ -286,17 +286,18 @@ def _refused(peer: Peer, parts: list[Part], param: str | None, code: str | None)
         ({"images": [_data_url(SMALL)] * 17}, "images", "array_above_max_length"),
         ({"images": "all"}, "images", "invalid_type"),
         ({"images": ["one"]}, "images[0]", "invalid_type"),
+        ({"images": [{"file_id": 5}]}, "images[0].file_id", "invalid_type"),
         ({"images": [{"image_url": 5}]}, "images[0].image_url", "invalid_type"),
         ({"images": [{}]}, "images[0]", "invalid_value"),
         ({"images": [{**_data_url(SMALL), "file_id": "file-1"}]}, "images[0]", "invalid_value"),
         ({"images": [{**_data_url(SMALL), "detail": "low"}]}, "images[0].detail", "unknown_parameter"),
-        ({"images": [{"file_id": "file-1"}]}, "images[0].file_id", "unsupported_value"),
+        ({"images": [{"file_id": "file-1"}]}, "images[0].file_id", "file_not_found"),
         ({"images": [{"image_url": "https://example.com/a.png"}]}, "images[0].image_url", "unsupported_value"),
         ({"images": [{"image_url": "/etc/passwd"}]}, "images[0].image_url", "invalid_value"),
         ({"images": [{"image_url": "data:image/png;base64,%%%"}]}, "images[0].image_url", "invalid_value"),
         ({"images": [{"image_url": "data:image/png;base64," + "A" * 20_971_520}]}, "images[0].image_url", None),
         ({"images": [_data_url(b"text")]}, "image", "invalid_image_file"),
-        ({"mask": {"file_id": "file-1"}}, "mask.file_id", "unsupported_value"),
+        ({"mask": {"file_id": "file-1"}}, "mask.file_id", "file_not_found"),
         ({"mask": _data_url(SMALL)}, "mask", "invalid_mask_image_format"),
         ({"n": "2"}, "n", "invalid_type"),
         ({"image": "x"}, "image", "unknown_parameter"),
@@ -306,7 +307,7 @@ def _refused(peer: Peer, parts: list[Part], param: str | None, code: str | None)
 def test_a_json_edit_of_another_shape_is_refused(
     peer: Peer, more: dict[str, Any], param: str, code: str | None
 ) -> None:
-    """Only data URLs hold an image here, and whatever else is wrong is named by its place."""
+    """An image is a data URL or the id of an uploaded file, and whatever else is wrong is named by its place."""
     asked = {"model": "gpt-image-1-mini", "prompt": "A hat", "images": [_data_url(SMALL)], **more}
     answer = peer.edit_json(asked)
     assert (answer.status, answer.error["param"]) == (400, param)
@@ -745,14 +746,10 @@ def test_memory_does_not_grow_with_what_is_uploaded() -> None:
     """Twenty-four edits of 16 MB in flight at once take a small part of their 384 MB."""
     images = [BASE + os.urandom(1_000_000)] * 16
 
-    def peak_kb(peer: Peer) -> int:
-        status = (_PROC / str(peer.process.pid) / "status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0])
-
     with running(art="flat", latency_s="1") as it:
         it.edit(images=images)
-        before = peak_kb(it)
+        before = it.peak_kb()
         with ThreadPoolExecutor(24) as threads:
             answers = list(threads.map(lambda n: it.edit(f"number {n}", images), range(24)))
         assert [answer.status for answer in answers] == [200] * 24
-        assert peak_kb(it) - before < 100_000
+        assert it.peak_kb() - before < 100_000

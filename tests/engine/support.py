@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 from PIL import Image
 
-from runner import catalog, planner
+from runner import catalog
 from runner.engine import events, recovery
 from runner.engine.pool import Pool
 from runner.engine.shared import Inputs, Settings, no_inputs
@@ -31,6 +31,7 @@ from runner.provider.decode import Envelope, Sink
 from runner.rules.breaker import Breaker, FailureLimit
 from runner.rules.budget import Budget, Reservation
 from runner.rules.pacing import Heard, Pacer
+from runner.rules.quoting import Quoter
 from runner.rules.retry import Policy
 from runner.store import Store
 from runner.tasks import Edit, ImageRequest, Input, Origin, Source, Task, task_key
@@ -192,7 +193,7 @@ class Bench:
         """Run a pool to its end; the bench's parts are the pool's."""
         start = RunStart("openai", None, False, "host", 1, "0", "{}", "prices")
         chosen = {"concurrency": 4, "simulated": False, "policy": self.policy, **settings}
-        quoter = planner.Quoter(catalog.load(), "openai", {MODEL: MODEL})
+        quoter = Quoter(catalog.load(), "openai", {MODEL: MODEL})
         self.provider.began_s = anyio.current_time()
         pool = Pool(
             ledger=self.ledger,

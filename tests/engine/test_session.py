@@ -264,7 +264,7 @@ def test_a_limit_bounds_one_run_and_the_next_goes_on(house: House) -> None:
 def test_a_cap_counts_what_earlier_runs_have_spent(house: House, monkeypatch: pytest.MonkeyPatch, per: str) -> None:
     """The runs of one period share a cap; a new day or month begins afresh, a job never does."""
     clock = [NOON]
-    for module in ("session", "invocation"):
+    for module in ("wiring", "session", "invocation"):
         monkeypatch.setattr(f"runner.{module}.now", lambda: clock[0])
     more = f"budget: {{usd: 0.010, per: {per}}}\nlimits: {{concurrency: 1}}\n"
     first = house.run(wanted("a", "b", "c", "d", "e", "f", more=more))

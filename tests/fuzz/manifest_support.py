@@ -12,6 +12,7 @@ from typing import Any
 from runner import catalog, manifest, planner
 from runner.errors import InputError, ManifestError, RunnerError, StopRun
 from runner.ledger import Scratch
+from runner.rules.models import choose_models
 from runner.tasks import Task
 from tests.rules.manifest_data import draw
 
@@ -94,7 +95,8 @@ RICH: dict[str, Any] = {
     "budget": {"usd": 1.5, "per": "day"},
     "retry": {"attempts": 2, "billed_attempts": 1, "rate_limited_attempts": 9, "base_s": 0.5, "max_s": 2},
     "timeouts": {"connect_s": 5, "first_byte_s": 60, "stall_s": 30, "total_s": 90},
-    "delivery": "online",
+    "delivery": "batch",
+    "batch": {"max_requests": 500, "fall_back": "online", "after": "20h"},
 }
 FILES = {
     "rows.csv": b'slug,title,Alt text,kind,photo,area\none,First,"alt, 1",a,,\ntwo,Second,"alt ""2""",b,pic1.png,\n'
@@ -159,7 +161,7 @@ def _plan(loaded: manifest.Manifest, tasks: list[Task]) -> ManifestError | None:
     """What needs every task at once; two names are never one, on any file system."""
     scratch = Scratch()
     try:
-        models = planner.choose_models(
+        models = choose_models(
             {name: loaded.model_origin(name) for name in loaded.models},
             fallback=loaded.fallback_model,
             provider="simulator",

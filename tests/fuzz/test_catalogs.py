@@ -15,10 +15,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import catalog, planner
+from runner import catalog
 from runner.errors import InputError, StopRun, Usage
 from runner.report.models import models
 from runner.rules import pricing
+from runner.rules.models import choose_models
 from runner.tasks import ImageRequest, Origin
 from tests.fuzz.fuzz_support import ODD_NUMBERS, disturbed, mutated, search, texts, watched
 
@@ -107,7 +108,7 @@ def hold(folder: Path, content: bytes) -> catalog.Catalog | None:
     for provider, model in itertools.product(loaded.providers, loaded.models):
         try:
             prices = loaded.prices_for(provider, model)
-            chosen = planner.choose_models(
+            chosen = choose_models(
                 {model: Origin("job.yaml", 1, 1)},
                 fallback=None,
                 provider=provider,

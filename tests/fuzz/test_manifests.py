@@ -54,7 +54,7 @@ def test_the_originals_are_whole(folder: Path) -> None:
     written = {key for prompt in RICH["prompts"] if isinstance(prompt, dict) for key in prompt}
     for name in ("FilePrompt", "TextPrompt"):
         assert set(schema["$defs"][name]["properties"]) <= written
-    for name in ("settings", "output", "limits", "budget", "retry", "timeouts"):
+    for name in ("settings", "output", "limits", "budget", "retry", "timeouts", "batch"):
         assert set(schema["$defs"][name.title()]["properties"]) == set(RICH[name])
     for name, own in (("EditSettings", RICH["edit"]), ("PrepareSettings", RICH["edit"]["prepare"])):
         assert set(schema["$defs"][name]["properties"]) == set(own)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import pytest
 
 from runner import catalog
-from runner.catalog import Catalog, FreeSizes, Provider
+from runner.catalog import Catalog, FreeSizes, Prices, Provider
 from runner.errors import InputError
 
 CATALOG = catalog.load()
@@ -49,6 +49,8 @@ def sources_used() -> Iterator[tuple[str, str]]:
             yield f"end of {name} at {where}", lifecycle.source
     for prices in CATALOG.prices:
         yield f"price of {prices.model} at {prices.provider} ({prices.delivery})", prices.source
+        if prices.published_per_image_source is not None:
+            yield f"price per image of {prices.model} ({prices.delivery})", prices.published_per_image_source
 
 
 @pytest.mark.parametrize(("what", "source"), list(sources_used()))
@@ -108,6 +110,56 @@ def test_prices_are_those_of_the_price_list(
     """USD per million tokens at OpenAI, exact: 0.1 is a tenth."""
     p = CATALOG.prices_for("openai", model, delivery)
     assert (p.text_in, p.cached_text_in, p.image_in, p.cached_image_in, p.image_out) == tuple(map(Decimal, expected))
+
+
+@pytest.mark.parametrize("online", [p for p in CATALOG.prices if p.delivery == "online"], ids=lambda p: p.model)
+def test_a_batch_is_half_the_price_in_every_figure(online: Prices) -> None:
+    """The rule of the Batch API; cached image tokens of mini are listed rounded to the cent."""
+    if not CATALOG.has_price(online.provider, online.model, "batch"):
+        return
+    batch = CATALOG.prices_for(online.provider, online.model, "batch")
+    for name in ("text_in", "cached_text_in", "image_in", "cached_image_in", "image_out"):
+        half = getattr(online, name) / 2
+        assert getattr(batch, name) in (half, half.quantize(Decimal("0.01"), ROUND_HALF_UP))
+    assert batch.published_per_image == {
+        quality: {size: price / 2 for size, price in table.items()}
+        for quality, table in online.published_per_image.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "served"),
+    [
+        ("openai", "gpt-image-1-mini", True),
+        ("openai", "gpt-image-2", True),
+        ("openai", "gpt-image-2-2026-04-21", True),
+        ("openai", "gpt-image-1.5", False),
+        ("openai", "gpt-image-2.5-flare", False),
+        ("openai", "gpt-image-2.6-sunburst", False),
+        ("simulator", "gpt-image-2", True),
+        ("simulator", "gpt-image-2.6-flare", False),
+        ("cometapi", "gpt-image-1-mini", False),
+    ],
+)
+def test_batches_are_served_where_the_facts_say_so(provider: str, model: str, served: bool) -> None:
+    """What is unclear counts as no; the simulator follows OpenAI."""
+    assert CATALOG.has_batch(provider, model) is served
+
+
+@pytest.mark.parametrize(
+    ("own", "served"),
+    [
+        ("providers: {cometapi: {batch: true}}", True),
+        ("providers: {cometapi: {like: openai}}", True),
+        ("providers: {cometapi: {like: openai, batch: false}}", False),
+        ("providers: {openai: {batch: false}, cometapi: {like: simulator}}", False),
+        ("providers: {cometapi: {batch: true}}\nmodels: {gpt-image-2: {batch: false}}", False),
+        ("providers: {cometapi: {batch: null}}", False),
+    ],
+)
+def test_a_provider_says_for_itself_whether_it_has_batches(tmp_path: Path, own: str, served: bool) -> None:
+    """Its own word first, then that of the one it is like; the model has one too."""
+    assert loaded(tmp_path, own).has_batch("cometapi", "gpt-image-2") is served
 
 
 @pytest.mark.parametrize(
@@ -219,6 +271,8 @@ def test_providers_that_are_like_each_other_end_in_an_answer() -> None:
         with pytest.raises(InputError, match="no online price for gpt-image-2 at " + name):
             circle.prices_for(name, "gpt-image-2")
         assert circle.lifecycle(name, "gpt-image-2") is None
+        assert not circle.has_batch(name, "gpt-image-2")
+        assert not circle.counts_input_images(name)
 
 
 def test_a_missing_price_is_refused_with_what_to_do() -> None:

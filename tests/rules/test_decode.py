@@ -565,3 +565,90 @@ def test_what_the_sink_raises_passes_through() -> None:
 
     with pytest.raises(OSError, match="no space"):
         AnswerDecoder(Full()).feed(dumped(ANSWER))
+
+
+# --- an answer within other objects, and an image that somebody has to ask for
+
+
+UNDER = ("response", "body")
+
+
+def around(answer: bytes) -> bytes:
+    """The answer where a line of a batch has it, with the same names around it."""
+    return (
+        b'{"data": [{"b64_json": "bm8="}], "body": {"data": []}, "id": "x", "response": {"data": 1, "body": '
+        + answer
+        + b', "body 2": {"data": [{"b64_json": "bm8="}]}}, "error": null}'
+    )
+
+
+def outcome(decoder: AnswerDecoder, basket: Basket, chunks: list[bytes]) -> tuple[object, ...]:
+    """What came of it, to be compared."""
+    try:
+        for chunk in chunks:
+            decoder.feed(chunk)
+        return decoder.finish(), basket.image
+    except BadAnswer as error:
+        return error.code, error.envelope
+
+
+@given(body=bodies(), places=st.lists(st.integers(0, 10_000), max_size=8))
+def test_an_answer_within_other_objects_is_the_same_answer(body: tuple[object, bytes], places: list[int]) -> None:
+    """Whatever it is, and whatever the chunks are."""
+    text = body[1]
+    plain = outcome(AnswerDecoder(alone := Basket()), alone, [text])
+    if plain[0] == "not_json":
+        return  # there, what breaks is another text
+    inner = around(text.removeprefix(b"\xef\xbb\xbf"))
+    for chunks in ([inner], cut_at(inner, places), one_by_one(inner)):
+        assert outcome(AnswerDecoder(within := Basket(), under=UNDER), within, chunks) == plain
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_sink_is_asked_for_when_the_image_begins(size: int) -> None:
+    """Once, with what has come before it."""
+    text = around(dumped(ANSWER | {"data": [{"b64_json": TEXT}, {"b64_json": TEXT}]}))
+    basket = Basket()
+    told: list[dict[str, object]] = []
+
+    def asked() -> Basket:
+        told.append(decoder.so_far())
+        return basket
+
+    decoder = AnswerDecoder(under=UNDER, on_image=asked)
+    for at in range(0, len(text), size):
+        decoder.feed(text[at : at + size])
+    assert decoder.finish().images == 2
+    assert basket.image == IMAGE
+    (before,) = told
+    assert before["id"] == "x"
+    assert before["response"] == {"data": 1, "body": {"created": 1_763_800_000, "background": "opaque"}}
+
+
+@pytest.mark.parametrize("item", ['{"b64_json": ""}', "{}", '{"b64_json": null}', '{"url": "https://x"}'])
+def test_no_sink_is_asked_for_where_there_is_no_image(item: str) -> None:
+    """Whoever opens one makes a file."""
+    decoder = AnswerDecoder(on_image=lambda: pytest.fail("there is no image"))
+    for chunk in one_by_one(b'{"data": [' + item.encode() + b"]}"):
+        decoder.feed(chunk)
+
+
+@given(body=bodies(), places=st.lists(st.integers(0, 10_000), max_size=8))
+def test_an_image_that_nobody_wants_is_read_over(body: tuple[object, bytes], places: list[int]) -> None:
+    """What is said beside it is the same; nothing of the image is looked at."""
+    answer, text = body
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return
+    want = expected(answer)
+    decoder = AnswerDecoder()
+    for chunk in cut_at(text, places):
+        decoder.feed(chunk)
+    if want == "no_data":
+        with pytest.raises(BadAnswer):
+            decoder.finish()
+        return
+    envelope = decoder.finish()
+    assert isinstance(answer, dict)
+    assert (envelope.image_bytes, envelope.usage) == (0, read_usage(answer.get("usage")))

@@ -69,7 +69,7 @@ def test_every_key_is_documented() -> None:
     text = REFERENCE.read_text("utf-8")
     parts: list[type[BaseModel]] = [schema.Manifest, schema.Settings, schema.PromptSettings, schema.TextPrompt]
     parts += [schema.FilePrompt, schema.Limits, schema.Budget, schema.Retry, schema.Timeouts, schema.Output]
-    parts += [editing.EditSettings, editing.PrepareSettings]
+    parts += [schema.Batch, editing.EditSettings, editing.PrepareSettings]
     keys = {key for part in parts for key in part.model_fields}
     words = {*keys, "zip", "exclude", "include", *sandbox._FILTERS, *sandbox._TEXT_METHODS, *sandbox._TESTS}
     words |= {*editing._MASK_KEYS, *editing.MASK_MODES, *pictures.PARTS}
@@ -95,7 +95,11 @@ def test_the_schema_is_one() -> None:
         "prompts: []",
         "prompts: [{txt: a}]",
         "budget: {per: day}",
-        "delivery: batch",
+        "delivery: pigeon",
+        "batch: {max_request: 5}",
+        "batch: {max_requests: 50001}",
+        "batch: {fall_back: batch}",
+        "batch: {after: 86401, fall_back: online}",
         "matrix: {a-b: [1]}",
         "matrix: {size: []}",
         "settings: {sise: auto}",

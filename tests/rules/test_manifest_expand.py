@@ -204,6 +204,7 @@ def test_resolved_fills_in_defaults_and_overrides(design: Path) -> None:
 
 
 SAME = ["description: x", "budget: 5", "limits: {tier: 2}", "retry: {attempts: 2}", "# a comment", "samples: 1",
+        "delivery: batch", "batch: {max_requests: 5, fall_back: online, after: 90m}", "delivery: online",
         "settings: {size: auto}", "provider: openai", "fallback_model: gpt-image-2", "version: 1"]  # fmt: skip
 OTHER = ["samples: 2", "edition: a", "settings: {quality: low}", "matrix: {size: [1024x1024]}", "model: gpt-image-2",
          "output: {name: '{{ index }}'}", "vars: {x: 1}"]  # fmt: skip

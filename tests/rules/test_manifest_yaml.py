@@ -194,6 +194,7 @@ def test_any_text_is_a_manifest_or_a_manifest_error(text: str) -> None:
                 "retry",
                 "timeouts",
                 "delivery",
+                "batch",
             ]
         ),
         st.recursive(
@@ -218,6 +219,8 @@ def test_any_text_is_a_manifest_or_a_manifest_error(text: str) -> None:
                             "per",
                             "name",
                             "tier",
+                            "fall_back",
+                            "after",
                             "where",
                         ]
                     ),

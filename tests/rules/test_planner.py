@@ -2,101 +2,21 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import math
 import tracemalloc
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner import catalog, planner
-from runner.catalog import Catalog, Delivery, Lifecycle
-from runner.errors import InputError, ManifestError, StopRun
-from runner.planner import CHUNK, Clash, Known, Models, Plan, Quoter
-from runner.rules import pricing
+from runner import planner
+from runner.errors import InputError, ManifestError
+from runner.planner import CHUNK, Batching, Clash, Known, Offer
+from runner.rules.models import Models
 from runner.rules.pacing import Gate
-from runner.tasks import Edit, ImageRequest, Input, Origin, Status, Task
-
-CATALOG = catalog.load()
-MINI = "gpt-image-1-mini"
-FLARE = "gpt-image-2.6-flare"
-HERE = Origin("job.yaml", 3, 8)
-TODAY = dt.date(2026, 11, 22)
-SHUTDOWN = dt.date(2026, 12, 1)
-PROMPT = "A lighthouse at dusk"
-
-
-def task(n: int = 1, *, model: str = MINI, size: str = "1024x1024", quality: str = "low", prompt: str = PROMPT) -> Task:
-    """The n-th task of a job; its key and name follow from `n` alone."""
-    request = ImageRequest(prompt, model, size=size, quality=quality)
-    return Task(f"{n:064x}", f"p{n}", 1, request, (("size", size),), f"p{n}/{quality}.png", Origin("job.yaml", n, 3))
-
-
-def nothing_known(keys: Sequence[str]) -> Mapping[str, Known]:
-    return {}
-
-
-def no_clash(keys: Sequence[str], names: Sequence[str], place: Callable[[int], str]) -> Mapping[int, Clash]:
-    return {}
-
-
-class Claims:
-    """Names and keys that were seen, as the ledger keeps them for a plan."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, str] = {}
-        self.keys: dict[str, str] = {}
-
-    def __call__(self, keys: Sequence[str], names: Sequence[str], place: Callable[[int], str]) -> Mapping[int, Clash]:
-        found: dict[int, Clash] = {}
-        for index, (key, name) in enumerate(zip(keys, names, strict=True)):
-            here = place(index)
-            if (first := self.keys.setdefault(key, here)) != here:
-                found[index] = Clash("key", first)
-            elif (first := self.names.setdefault(name, here)) != here:
-                found[index] = Clash("name", first)
-        return found
-
-
-def make(
-    tasks: Iterator[Task] | Sequence[Task],
-    *,
-    gates: Mapping[str, Gate] | None = None,
-    known: planner.Lookup = nothing_known,
-    claim: planner.Claim = no_clash,
-    models: Models | None = None,
-    provider: str = "openai",
-    delivery: Delivery = "online",
-    seen: Mapping[str, pricing.Calibration] | None = None,
-) -> Plan:
-    """A plan of `tasks`, with everything that a test does not speak of left out."""
-    return planner.make(
-        tasks,
-        job="job",
-        provider=provider,
-        simulated=False,
-        catalog=CATALOG,
-        models=models or Models({MINI: MINI}, ()),
-        gates=gates or {},
-        known=known,
-        claim=claim,
-        delivery=delivery,
-        seen=seen or {},
-    )
-
-
-def choose(
-    *wanted: str, today: dt.date = TODAY, fallback: str | None = None, provider: str = "openai", of: Catalog = CATALOG
-) -> Models:
-    """The models of a job whose lines all stand at `HERE`."""
-    return planner.choose_models(
-        dict.fromkeys(wanted, HERE), fallback=fallback, provider=provider, catalog=of, today=today
-    )
-
+from runner.tasks import Origin, Status, Task
+from tests.rules.planning_support import CATALOG, FLARE, MINI, PROMPT, TWO, Claims, edited, make, task
 
 # -- counts and prices ------------------------------------------------------------------------------
 
@@ -104,7 +24,8 @@ STATES = [
     (Known(None), "to_do", "new"),
     (Known(Status.PLANNED), "to_do", "planned"),
     (Known(Status.RUNNING), "to_do", "running"),
-    (Known(Status.SUBMITTED), "to_do", "submitted"),
+    (Known(Status.SUBMITTED), "submitted", "submitted"),
+    (Known(Status.SUBMITTED, reusable=True), "submitted", "submitted"),
     (Known(Status.IN_DOUBT), "to_do", "in_doubt"),
     (Known(Status.DONE), "done", "done"),
     (Known(Status.DONE, reusable=True), "done", "done"),
@@ -120,7 +41,7 @@ STATES = [
 def test_each_task_is_counted_in_one_column(known: Known, column: str, status: str) -> None:
     """Law 3: what is done, reusable or given up is not to do, and has no price."""
     plan = make([task()], known=lambda keys: dict.fromkeys(keys, known))
-    counts = {name: plan.total(name) for name in ("done", "reusable", "to_do", "left")}
+    counts = {name: plan.total(name) for name in ("done", "reusable", "to_do", "left", "submitted")}
     assert counts == dict.fromkeys(counts, 0) | {column: 1}
     assert plan.total("wanted") == 1
     assert plan.by_status == {status: 1}
@@ -156,13 +77,6 @@ def test_the_price_of_a_plan_is_the_sum_of_its_quotes() -> None:
     assert plan.price_version == CATALOG.version
 
 
-def test_a_batch_is_planned_at_its_own_price() -> None:
-    """Half the price, and the published online price is not what is reserved for it."""
-    plan = make([task()], delivery="batch")
-    assert plan.total("expected_microusd") == 1_088 + 11
-    assert plan.total("worst_microusd") == 1_088 + 26
-
-
 def test_a_fallback_is_planned_at_its_own_price_under_the_wanted_name() -> None:
     """The line says what is wanted; the money is that of the model which will be asked."""
     plan = make([task()], models=Models({MINI: FLARE}, ("used instead",)))
@@ -188,7 +102,7 @@ def test_the_columns_add_up_to_what_is_wanted(states: list[tuple[tuple[Known, st
     plan = make(tasks, known=lambda keys: {key: known[key] for key in keys})
     assert plan.total("wanted") == len(tasks) == sum(plan.by_status.values())
     for group in plan.groups.values():
-        assert group.wanted == group.done + group.reusable + group.to_do + group.left
+        assert group.wanted == group.done + group.reusable + group.to_do + group.left + group.submitted
         assert group.expected_microusd <= group.worst_microusd
 
 
@@ -243,129 +157,6 @@ def test_auto_quality_is_warned_of_once() -> None:
     assert len(plan.warnings) == 1
     assert "auto" in plan.warnings[0]
     assert make([task()]).warnings == []
-
-
-@pytest.mark.parametrize(
-    ("today", "when"),
-    [
-        (SHUTDOWN - dt.timedelta(days=31), None),
-        (SHUTDOWN - dt.timedelta(days=30), "in 30 days"),
-        (SHUTDOWN - dt.timedelta(days=9), "in 9 days"),
-        (SHUTDOWN - dt.timedelta(days=1), "in 1 days"),
-    ],
-)
-def test_plan_warns_of_a_shutdown_thirty_days_before(today: dt.date, when: str | None) -> None:
-    """The line, the model, the date, how long, and what to write: before it is too late."""
-    models = choose(MINI, today=today)
-    assert models.effective == {MINI: MINI}
-    if when is None:
-        assert models.warnings == ()
-        return
-    (warning,) = models.warnings
-    for part in ("job.yaml:3:8", MINI, "2026-12-01", when, f"fallback_model: {FLARE}"):
-        assert part in warning
-
-
-def test_a_warning_names_the_fallback_that_will_take_over() -> None:
-    """Who has named one has nothing to do."""
-    models = choose(MINI, fallback=FLARE)
-    assert models.effective == {MINI: MINI}
-    assert f"then {FLARE} takes over" in models.warnings[0]
-
-
-@pytest.mark.parametrize("days", [0, 1, 365])
-def test_run_refuses_on_the_day_of_the_shutdown_and_after(days: int) -> None:
-    """Law 7: the date is data; the error names the line and what to change it to, and has the provider's exit code."""
-    with pytest.raises(StopRun) as caught:
-        choose(MINI, today=SHUTDOWN + dt.timedelta(days=days))
-    error = caught.value
-    assert error.exit_code == 6
-    assert error.message.startswith(f"job.yaml:3:8: {MINI} was shut down by openai on 2026-12-01")
-    assert error.hint is not None
-    assert f"model: {FLARE}" in error.hint
-    assert f"fallback_model: {FLARE}" in error.hint
-
-
-@pytest.mark.parametrize("days", [0, 365])
-def test_the_fallback_takes_over_by_date(days: int) -> None:
-    """A nightly job goes on, and the plan says who makes the images now."""
-    models = choose(MINI, "gpt-image-2", fallback=FLARE, today=SHUTDOWN + dt.timedelta(days=days))
-    assert models.effective == {MINI: FLARE, "gpt-image-2": "gpt-image-2"}
-    (warning,) = models.warnings
-    assert FLARE in warning
-    assert MINI in warning
-
-
-@pytest.mark.parametrize("fallback", ["gpt-image-1", "gpt-image-1.5", MINI])
-def test_a_fallback_that_is_gone_as_well_is_no_fallback(fallback: str) -> None:
-    """Shut down earlier, shut down on the same day, or the model itself."""
-    of = CATALOG.model_copy(
-        update={
-            "prices": (
-                *CATALOG.prices,
-                CATALOG.prices_for("openai", MINI).model_copy(update={"model": "gpt-image-1"}),
-            )
-        }
-    )
-    with pytest.raises(StopRun, match=f"and so was its fallback {fallback}"):
-        choose(MINI, fallback=fallback, today=SHUTDOWN, of=of)
-
-
-def test_a_simulator_is_never_refused_but_warned() -> None:
-    """It serves what has ended, and the person still learns of it, by the dates of the provider it is like."""
-    models = choose(MINI, provider="simulator", today=SHUTDOWN + dt.timedelta(days=90))
-    assert models.effective == {MINI: MINI}
-    (warning,) = models.warnings
-    assert "2026-12-01" in warning
-    assert "already" in warning
-
-
-def test_a_gateway_goes_on_serving_what_ended_elsewhere() -> None:
-    """The date is that of one provider, not of the model everywhere."""
-    assert choose(MINI, provider="cometapi", today=SHUTDOWN) == Models({MINI: MINI}, ())
-
-
-def test_a_model_without_an_end_is_not_warned_of() -> None:
-    """No date, no word."""
-    assert choose(FLARE, today=dt.date(2030, 1, 1)).warnings == ()
-
-
-def test_an_alias_ends_with_its_model_and_is_asked_by_its_own_name() -> None:
-    """`chatgpt-image-latest` is what the user wrote, and what is sent; date and price are those of the model."""
-    alias = "chatgpt-image-latest"
-    models = choose(alias)
-    assert models.effective == {alias: alias}
-    assert "2026-12-01" in models.warnings[0]
-    with pytest.raises(StopRun):
-        choose(alias, today=SHUTDOWN)
-    quoted = Quoter(CATALOG, "openai", models.effective).quote(task(model=alias).request)
-    assert quoted == Quoter(CATALOG, "openai", {}).quote(task(model="gpt-image-1.5").request)
-
-
-def test_a_model_that_cannot_be_priced_is_refused() -> None:
-    """Law 4: what has no price cannot be kept under a cap."""
-    with pytest.raises(InputError, match="price"):
-        choose(FLARE, provider="cometapi")
-
-
-def test_a_fallback_that_cannot_be_priced_is_not_asked() -> None:
-    """Law 4 for the second model: the job goes on with the first, and is told that there is no other."""
-    models = choose(MINI, fallback=FLARE, provider="cometapi")
-    assert (models.effective, models.fallback) == ({MINI: MINI}, None)
-    assert "no price at cometapi" in models.warnings[0]
-    assert choose(MINI, fallback=FLARE).fallback == FLARE
-
-
-def test_a_model_without_a_successor_still_has_a_hint() -> None:
-    """The catalog may not know who comes next."""
-    ended = CATALOG.models["gpt-image-2"].model_copy(
-        update={"lifecycle": {"openai": Lifecycle(shutdown=TODAY, source="runner")}}
-    )
-    of = CATALOG.model_copy(update={"models": CATALOG.models | {"gpt-image-2": ended}})
-    with pytest.raises(StopRun) as caught:
-        choose("gpt-image-2", of=of)
-    assert caught.value.hint is not None
-    assert "model: MODEL" in caught.value.hint
 
 
 # -- clashes ----------------------------------------------------------------------------------------
@@ -526,51 +317,7 @@ def test_memory_does_not_grow_with_the_number_of_tasks() -> None:
     assert peak_bytes(30 * CHUNK) < 2 * peak_bytes(3 * CHUNK)
 
 
-# -- the quoter -------------------------------------------------------------------------------------
-
-
-@settings(deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from([MINI, FLARE]),
-            st.sampled_from(["auto", "1024x1024", "1536x1024"]),
-            st.sampled_from(["auto", "low", "high"]),
-            st.text(max_size=30),
-        ),
-        max_size=20,
-    )
-)
-def test_what_the_quoter_remembers_changes_no_price(asked: list[tuple[str, str, str, str]]) -> None:
-    """In any order, of any models, sizes and prompts: a remembered quote is the quote."""
-    quoter = Quoter(CATALOG, "openai", {})
-    for model, size, quality, prompt in asked:
-        request = ImageRequest(prompt, model, size=size, quality=quality)
-        assert quoter.quote(request) == pricing.quote(
-            request, CATALOG.model(model), CATALOG.prices_for("openai", model)
-        )
-
-
-def test_a_model_that_goes_away_in_the_middle_is_replaced_everywhere() -> None:
-    """From the next quote on the price is that of the fallback, for every wanted model that the lost one had made."""
-    quoter = Quoter(CATALOG, "openai", {MINI: MINI, "gpt-image-1.5": MINI, "gpt-image-2": "gpt-image-2"})
-    before = quoter.quote(task().request)
-    quoter.replace(MINI, FLARE)
-    assert [quoter.model_for(name) for name in (MINI, "gpt-image-1.5", "gpt-image-2")] == [FLARE, FLARE, "gpt-image-2"]
-    assert quoter.effective_models == {FLARE, "gpt-image-2"}
-    after = quoter.quote(task().request)
-    assert after != before
-    assert after == Quoter(CATALOG, "openai", {}).quote(task(model=FLARE).request)
-
-
 # -- edits ------------------------------------------------------------------------------------------
-
-
-def edited(n: int, images: int, *, side: int = 1024, composite: str | None = None) -> Task:
-    """A task that starts from so many images."""
-    plain = task(n)
-    edit = Edit(tuple(Input(f"{n:032x}{i:032x}", side, 1024) for i in range(images)))
-    return replace(plain, request=replace(plain.request, edit=edit), composite=composite)
 
 
 def test_input_images_are_in_the_price_the_tokens_and_the_time() -> None:
@@ -607,14 +354,117 @@ def test_a_composite_that_has_to_be_stretched_is_warned_of() -> None:
         assert not [text for text in make([fine]).warnings if "stretches" in text]
 
 
-def test_calibrations_are_of_the_models_that_the_catalog_knows() -> None:
-    """A ledger may hold answers of a model that only another catalog has."""
-    edit = Edit((Input("0" * 64, 1024, 1024),))
-    found = planner.calibrations(
-        [(MINI, edit, 388), ("gone", edit, 5), (MINI, edit, 194), ("dall-e-2", edit, 5)], CATALOG
+# -- batches ----------------------------------------------------------------------------------------
+
+BATCH = Batching(2000)
+
+
+def test_a_batch_is_planned_at_its_own_price_and_time() -> None:
+    """Half the price, half of the published price as the worst case; no gate slows it down."""
+    plan = make([task()], batching=BATCH, gates={"images": Gate(5)})
+    assert plan.delivery == "batch"
+    assert plan.total("expected_microusd") == 1_088 + 11
+    assert plan.total("worst_microusd") == 2_500 + 26
+    assert (plan.duration_s, plan.within_s) == (None, 86_400)
+    online = make([task()], gates={"images": Gate(5)})
+    assert (online.delivery, online.duration_s, online.within_s, online.batches) == ("online", 12, None, 0)
+
+
+@pytest.mark.parametrize("batching", [None, BATCH])
+def test_both_prices_stand_side_by_side_whichever_is_chosen(batching: Batching | None) -> None:
+    """The offers are those of two plans, one by each delivery."""
+    tasks = [task(n, size=size) for n, size in enumerate(["1024x1024", "1536x1024", "auto"] * 3)]
+    tasks += [edited(n, 2) for n in range(10, 13)]
+    plan = make(tasks, batching=batching, gates={"images": Gate(5)})
+    assert plan.offers == {
+        delivery: Offer(alone.total("expected_microusd"), alone.total("worst_microusd"), at_least_s, within_s)
+        for delivery, alone, at_least_s, within_s in (
+            ("online", make(tasks), (9 + 6) * 12.0, None),
+            ("batch", make(tasks, batching=BATCH), None, 86_400.0),
+        )
+    }
+    assert list(plan.offers) == ["online", "batch"]
+    assert plan.offers["batch"].expected_microusd < plan.offers["online"].expected_microusd
+    own = plan.offers[plan.delivery]
+    assert own.expected_microusd == plan.total("expected_microusd")
+
+
+def test_only_what_is_to_do_is_offered() -> None:
+    """Law 3: what is done, submitted or given up has no price by any delivery, and decides nothing."""
+    tasks = [task(1), task(2, model=FLARE), task(3), task(4)]
+    states = {2: Known(Status.DONE), 3: Known(Status.SUBMITTED), 4: Known(Status.FAILED)}
+    known = {task(n).key: state for n, state in states.items()}
+    models = Models({MINI: MINI, FLARE: FLARE}, ())
+    plan = make(tasks, known=lambda keys: known, models=models)
+    assert plan.offers["online"].worst_microusd == 5_000 + 52
+    assert plan.offers["batch"].worst_microusd == 2_500 + 26
+    assert make(tasks, models=models).offers == {}, "one that is to do has no batches"
+    assert make([task()], known=lambda keys: dict.fromkeys(keys, Known(Status.DONE))).offers == {}
+
+
+def test_a_provider_without_batches_is_offered_nothing() -> None:
+    """Nothing is said where there is nothing to choose."""
+    assert make([task()], provider="cometapi").offers == {}
+    assert list(make([task()], provider="simulator").offers) == ["online", "batch"]
+
+
+def test_a_model_that_is_only_priced_for_batches_is_offered_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A price that may be no delivery's is no offer: `batch` of the model counts too."""
+    model = CATALOG.models[MINI].model_copy(update={"batch": None})
+    of = CATALOG.model_copy(update={"models": CATALOG.models | {MINI: model}})
+    monkeypatch.setattr("tests.rules.planning_support.CATALOG", of)
+    assert make([task()]).offers == {}
+
+
+@pytest.mark.parametrize(
+    ("max_requests", "batches"),
+    [(1, 12), (2, 3 + 2 + 2), (3, 2 + 2 + 1), (5, 1 + 1 + 1), (4, 2 + 1 + 1), (50_000, 3)],
+)
+def test_batches_are_counted_by_model_and_endpoint(max_requests: int, batches: int) -> None:
+    """One model and one endpoint a file: five of mini, four of gpt-image-2, three edits of mini."""
+    tasks = (
+        [task(n) for n in range(5)] + [task(n, model=TWO) for n in range(5, 9)] + [edited(n, 1) for n in range(9, 12)]
     )
-    assert found == {MINI: pricing.Calibration(582, 388, (388, 194))}
-    dearer = make([edited(1, 1)], seen=found).total("expected_microusd") - make([edited(1, 1)]).total(
-        "expected_microusd"
+    tasks.append(task(12))
+    known = {tasks[-1].key: Known(Status.SUBMITTED)}
+    plan = make(
+        tasks,
+        batching=Batching(max_requests),
+        models=Models({MINI: MINI, TWO: TWO}, ()),
+        known=lambda keys: known,
     )
-    assert dearer == math.ceil(291 * 2.5) - 194 * 2.5
+    assert plan.batches == batches
+
+
+def test_models_that_become_one_share_batches() -> None:
+    """Files are of the model that is asked, not of the one that was wanted."""
+    tasks = [task(1), task(2, model=TWO)]
+    assert make(tasks, batching=BATCH, models=Models({MINI: TWO, TWO: TWO}, ())).batches == 1
+    assert make(tasks, batching=BATCH, models=Models({MINI: MINI, TWO: TWO}, ())).batches == 2
+
+
+def test_what_falls_back_is_offered_on_the_models_that_are_asked_online() -> None:
+    """The price that a person may come to pay is that of the model which would make it then."""
+    online = Models({MINI: FLARE}, ())
+    plan = make([task()], batching=Batching(2000, online))
+    assert plan.falls_back
+    assert plan.offers["online"].expected_microusd == 196 * 30 + 11 * 5
+    assert plan.offers["batch"].expected_microusd == 1_088 + 11
+    assert plan.effective_models == {MINI: MINI}
+    assert not make([task()], batching=BATCH).falls_back
+
+
+def test_what_can_never_pass_online_can_go_in_a_batch() -> None:
+    """A batch has a queue of its own; online it is no offer, and whoever wants to fall back is told once."""
+    tasks = [task(1, prompt="word " * 400), task(2), task(3, prompt="word " * 500)]
+    gates = {"tokens": Gate(300)}
+    plan = make(tasks, batching=BATCH, gates=gates)
+    assert (plan.total("to_do"), plan.offers, plan.warnings) == (3, {}, [])
+    (warning,) = make(tasks, batching=Batching(2000, Models({MINI: MINI}, ())), gates=gates).warnings
+    assert "cannot fall back online" in warning
+    assert "300 per minute" in warning
+
+
+def test_input_images_are_no_matter_for_the_pace_of_a_batch() -> None:
+    """The limit on images a minute is that of requests one by one."""
+    assert make([edited(1, 16)], gates={"images": Gate(5.0)}, batching=BATCH).warnings == []

@@ -28,6 +28,8 @@ LIFE = {
         Event.REFUSED: Status.REFUSED,
         Event.GAVE_UP: Status.FAILED,
         Event.EXPIRED: Status.PLANNED,
+        Event.BACKOFF: Status.PLANNED,
+        Event.LOST: Status.IN_DOUBT,
     },
     Status.IN_DOUBT: {Event.ADOPT: Status.DONE, Event.RETRY: Status.PLANNED},
     Status.FAILED: {Event.RETRY: Status.PLANNED},
@@ -69,9 +71,12 @@ def test_nothing_leads_out_of_done_but_the_loss_of_its_file() -> None:
 
 
 def test_every_status_can_be_reached_and_only_a_begun_task_can_be_doubted() -> None:
-    """Law 1: what may have been billed was running before, and that is a record."""
+    """Law 1: what may have been billed was running before, or part of a batch, and that is a record."""
     assert {Status.PLANNED} | set(TRANSITIONS.values()) == set(Status)
-    assert [pair for pair, to in TRANSITIONS.items() if to is Status.IN_DOUBT] == [(Status.RUNNING, Event.LOST)]
+    assert [pair for pair, to in TRANSITIONS.items() if to is Status.IN_DOUBT] == [
+        (Status.RUNNING, Event.LOST),
+        (Status.SUBMITTED, Event.LOST),
+    ]
 
 
 def test_every_event_moves_something() -> None:

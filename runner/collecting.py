@@ -20,11 +20,11 @@ from runner.engine import events
 from runner.engine.batch.common import told_of
 from runner.engine.events import Listener, Summary
 from runner.engine.stop import Stop
-from runner.errors import InputError, Refused
+from runner.errors import InputError, Locked, Refused, RunnerError, StoreError
 from runner.invocation import Options, Request
 from runner.ledger import Answer, Batch, Job, Ledger
 from runner.provider import FINAL, Batches, Endpoint, Timeouts, connect
-from runner.session import Session, now_ms
+from runner.session import HURRIED, Session, now_ms
 
 _FORGOTTEN = Answer(error_code="batch_forgotten", error_message="the provider does not know its batch; it was given up")
 Place = tuple[str, str | None]
@@ -52,27 +52,52 @@ def collect(
     handle_signals: bool,
     simulator: Callable[[], AbstractContextManager[str]],
 ) -> list[Summary]:
-    """See `runner.api.collect`."""
+    """See `runner.api.collect`. What keeps one of several jobs from it keeps no other; it is raised at the end."""
     summaries: list[Summary] = []
+    trouble: list[RunnerError] = []
     with Ledger.open(options.ledger_path, create=False, on_wait=on_wait) as ledger:
         names = ledger.batches.jobs() if job is None else [invocation.find_job(job, ledger).name]
         for name in names:
             found = ledger.job(name)
             if found is None or stop.asked:
                 continue
-            with ledger.lock(name, now=invocation.now()):
-                for place in _places(ledger, found, options):
-                    there = _there(options, place)
-                    request = _request(ledger, found, there, listener)
-                    session = Session(request, there, ledger, listener, stop, handle_signals, collect_only=True)
-                    if invocation.embeds(request.provider, there):
-                        with simulator() as base_url:
-                            endpoint = Endpoint(request.provider.name, base_url, "simulator")
+            try:
+                with ledger.lock(name, now=invocation.now()):
+                    for place in _places(ledger, found, options):
+                        there = _there(options, place)
+                        request = _request(ledger, found, there, listener)
+                        own = _own(stop)
+                        session = Session(request, there, ledger, listener, own, handle_signals, collect_only=True)
+                        if invocation.embeds(request.provider, there):
+                            with simulator() as base_url:
+                                endpoint = Endpoint(request.provider.name, base_url, "simulator")
+                                summaries.append(anyio.run(session.run, endpoint))
+                        else:
+                            endpoint = invocation.endpoint(request.provider, there)
                             summaries.append(anyio.run(session.run, endpoint))
-                    else:
-                        endpoint = invocation.endpoint(request.provider, there)
-                        summaries.append(anyio.run(session.run, endpoint))
+                        if own.asked and own.reason in HURRIED:
+                            stop.ask(own.reason)
+            except (InputError, Locked, StoreError) as error:
+                if len(names) > 1:
+                    listener(events.Warned(f"{name} is not collected: {error.message}"))
+                trouble.append(error)
+    if trouble:
+        raise trouble[0]
     return summaries
+
+
+def _own(stop: Stop) -> Stop:
+    """The way to end one of several runs: what a run ends itself for ends no other, what a person asks for ends all."""
+    own = Stop()
+
+    def pass_on() -> None:
+        if stop.immediate:
+            own.now()
+        elif stop.asked:
+            own.ask(stop.reason)
+
+    stop.listen(pass_on)
+    return own
 
 
 def cancel(job: str | Path, options: Options, *, forget: bool, listener: Listener) -> list[Cancelled]:
@@ -85,7 +110,9 @@ def cancel(job: str | Path, options: Options, *, forget: bool, listener: Listene
             request = _request(ledger, known, there, listener)
             batches = [batch for batch in ledger.batches.open(known) if batch.base_url == place[1]]
             if place[1] is None:
-                found.extend(Cancelled(batch.id, batch.batch_id, batch.requests, None) for batch in batches)
+                # Its simulator has ended with its run.
+                unknown = [_unsure(batch) for batch in batches]
+                found.extend(_forget(ledger, known, unknown) if forget else unknown)
                 continue
             endpoint = invocation.endpoint(request.provider, there)
             found.extend(anyio.run(_cancel_all, ledger, known, batches, endpoint, forget))
@@ -138,16 +165,29 @@ async def _cancel_all(
     async with connect(endpoint, Timeouts(), connections=1) as client:
         for batch in batches:
             if batch.batch_id is None:
-                found.append(Cancelled(batch.id, None, batch.requests, batch.state))
+                found.append(_unsure(batch))
             else:
                 found.append(await _cancel(ledger, client.batches, batch, batch.batch_id))
-    unknown = [each for each in found if each.status is None]
-    if not (forget and unknown):
-        return found
-    with ledger.lock(job.name, now=invocation.now()):
-        for each in unknown:
-            ledger.batches.lose(each.batch, _FORGOTTEN, now_ms=now_ms())
-    return [replace(each, forgotten=each.status is None) for each in found]
+    return _forget(ledger, job, found) if forget else found
+
+
+def _unsure(batch: Batch) -> Cancelled:
+    """A batch of which nothing can be heard: never submitted for certain, or unknown to whoever is asked."""
+    return Cancelled(batch.id, batch.batch_id, batch.requests, batch.state if batch.batch_id is None else None)
+
+
+def _forget(ledger: Ledger, job: Job, found: list[Cancelled]) -> list[Cancelled]:
+    """Give up those that nobody knows, and those of which nobody knows whether they were created.
+
+    Raises:
+        Locked: a run holds the job.
+    """
+    unknown = [each for each in found if each.status in (None, "creating")]
+    if unknown:
+        with ledger.lock(job.name, now=invocation.now()):
+            for each in unknown:
+                ledger.batches.lose(each.batch, _FORGOTTEN, now_ms=now_ms())
+    return [replace(each, forgotten=each in unknown) for each in found]
 
 
 async def _cancel(ledger: Ledger, api: Batches, batch: Batch, batch_id: str) -> Cancelled:

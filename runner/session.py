@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from runner.engine.composites import Compositor
 
 _TIME_LIMIT = "time limit"
-_HURRIED = ("interrupted", _TIME_LIMIT)
+HURRIED = ("interrupted", _TIME_LIMIT)
 """Reasons to stop that do not wait for anything that can be had later."""
 HEARTBEAT_S = 1.0
 
@@ -276,7 +276,7 @@ class Session:
                 compositor.end()
                 # Whoever is in a hurry does not wait for what the next run makes for nothing.
                 self.stop.listen(finished.set)
-                if not (self.stop.asked and self.stop.reason in _HURRIED):
+                if not (self.stop.asked and self.stop.reason in HURRIED):
                     await finished.wait()
             group.cancel_scope.cancel()
 

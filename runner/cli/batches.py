@@ -79,7 +79,7 @@ def cancel(
     job: options.Job,
     forget: Annotated[
         bool,
-        typer.Option("--forget", help="Give up batches that the provider does not know: their images are in doubt."),
+        typer.Option("--forget", help="Give up batches that cannot be found at the provider: their images are in doubt."),
     ] = False,
     provider: options.Provider = None,
     base_url: options.BaseUrl = None,
@@ -134,6 +134,8 @@ def _in_words(each: Cancelled) -> str:
     name = f"batch {each.batch} ({console.safe(each.batch_id or 'not submitted yet')}, {each.requests} requests)"
     if each.forgotten:
         return f"{name}: given up, its images are in doubt"
+    if each.status == "creating":
+        return f"{name}: the provider may have it, and the next run looks for it; --forget gives it up"
     if each.batch_id is None:
         return f"{name}: the provider does not have it; it ends with the run that was to submit it"
     if each.status is None:

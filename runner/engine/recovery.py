@@ -26,6 +26,10 @@ def recover(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: i
         known = ledger.asset_at(path), ledger.asset_at(aside)
         if None in known and known != (None, None):
             store.release(path if known[0] is None else aside)
+    linked = store.half_taken_over()
+    if linked is not None and ledger.asset_at(linked) is None:
+        # It died before it could say whose that is, and the manifest may want it under another name by now.
+        store.release(linked)
     while page := ledger.orphans(job, PAGE):
         for orphan in page:
             file = _rescued(ledger, store, orphan)
@@ -56,11 +60,12 @@ def reuse(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: int
             path = store.path(item.name)
             make_room(ledger, store, path, keep_sha256=item.file.sha256)
             if not store.occupied(path):
-                store.link(item.file.path, path)
+                store.take_over(item.file.path, path)
             ledger.reuse(item, replace(item.file, path=path), now_ms=now_ms)
             emit(Reused(item.name, path))
             finished = item.task_id
             count += 1
+    store.taken_over()
     if through is not None:
         ledger.offered(job, through)
     return count

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from runner.ledger import batching
+from runner.ledger import batching, remote
 from runner.ledger.database import Database
 from runner.ledger.types import Answer, Batch, Cost, File, Job, Member, NewBatch, Outcome, Todo, Told
 from runner.ledger.writer import Change
@@ -63,9 +63,14 @@ class Batches:
             batching.told(connection, number, told, now_ms=now_ms)
 
     def cancelling(self, number: int, *, now_ms: int) -> None:
-        """The provider was asked to end it."""
+        """A person has asked the provider to end it."""
         with self._database.write() as connection:
             batching.note(connection, number, cancel_ms=now_ms)
+
+    def given_up(self, number: int, *, now_ms: int) -> None:
+        """A run has asked the provider to end it, because it takes too long."""
+        with self._database.write() as connection:
+            batching.note(connection, number, given_up_ms=now_ms)
 
     def read_so_far(self, number: int, *, output: int | None = None, errors: int | None = None) -> None:
         """So many bytes of a file of results need not be read again."""
@@ -73,9 +78,20 @@ class Batches:
         with self._database.write() as connection:
             batching.note(connection, number, **read)
 
-    def collected(self, number: int, *, now_ms: int, code: str | None = None, message: str | None = None) -> None:
+    def collected(self, number: int, *, now_ms: int) -> None:
         """Every one of its requests has an ending."""
-        self._go_on(number, ["submitted"], "collected", collected_ms=now_ms, error_code=code, error_message=message)
+        self._go_on(number, ["submitted"], "collected", collected_ms=now_ms)
+
+    def abandoned(self, number: int, *, now_ms: int, code: str | None, message: str | None) -> None:
+        """Nobody will bring it home: every one of its requests has an ending all the same."""
+        self._go_on(
+            number,
+            ["creating", "submitted"],
+            "collected",
+            collected_ms=now_ms,
+            error_code=code,
+            error_message=message,
+        )
 
     def dissolve(self, number: int, answer: Answer, *, now_ms: int) -> int:
         """Nothing of it was run: its requests are planned again; how many there were.
@@ -108,7 +124,7 @@ class Batches:
             count += done
             if not done:
                 break
-        self.collected(number, now_ms=now_ms, code=answer.error_code, message=answer.error_message)
+        self.abandoned(number, now_ms=now_ms, code=answer.error_code, message=answer.error_message)
         return count
 
     # -- reads ----------------------------------------------------------------------------------
@@ -124,8 +140,8 @@ class Batches:
         with self._database.read() as connection:
             return batching.count_fallen(connection, job)
 
-    def open(self, job: Job | None = None) -> list[Batch]:
-        """The batches of a job (of every job) that are not over here, oldest first."""
+    def open(self, job: Job) -> list[Batch]:
+        """The batches of a job that are not over here, oldest first."""
         return self._list(job, only_open=True)
 
     def all(self, job: Job) -> list[Batch]:
@@ -212,19 +228,19 @@ class Batches:
         found: dict[str, str] = {}
         for page in chunks(identities, CHUNK):
             with self._database.read() as connection:
-                found |= batching.remote_files(connection, base_url, page, good_ms)
+                found |= remote.remote_files(connection, base_url, page, good_ms)
         return found
 
     def remember(self, base_url: str, identity: str, file_id: str, *, expires_ms: int | None, now_ms: int) -> None:
         """An input lies at a provider now."""
         with self._database.write() as connection:
-            batching.remember(connection, base_url, identity, file_id, expires_ms=expires_ms, now_ms=now_ms)
+            remote.remember(connection, base_url, identity, file_id, expires_ms=expires_ms, now_ms=now_ms)
 
-    def _list(self, job: Job | None, *, only_open: bool) -> list[Batch]:
+    def _list(self, job: Job, *, only_open: bool) -> list[Batch]:
         if not self._known:
             return []
         with self._database.read() as connection:
-            return batching.batches(connection, job.id if job else None, only_open=only_open)
+            return batching.batches(connection, job.id, only_open=only_open)
 
     def _go_on(self, number: int, from_states: Sequence[str], state: str, **values: object) -> None:
         with self._database.write() as connection:

@@ -23,12 +23,19 @@ _jobs = metadata.tables["jobs"]
 _tasks = metadata.tables["tasks"]
 _attempts = metadata.tables["attempts"]
 _batches = metadata.tables["batches"]
-_remote = metadata.tables["remote_files"]
 
-UNTRIED = (NOT_SENT, "batch_expired", "batch_cancelled")
+UNTRIED = (NOT_SENT, "batch_expired", "batch_cancelled", "batch_given_up")
 """Error codes of requests in a batch that nobody worked on: they say nothing about their task."""
+_CAME_BACK = (
+    _attempts.c.batch_row.is_not(None),
+    _attempts.c.outcome.in_(["backoff", "refused", "gave_up", "lost"]),
+    # What a person has ended is not to be made in another way, at twice the price.
+    sa.func.coalesce(_attempts.c.error_code, "").not_in([NOT_SENT, "batch_cancelled"]),
+)
+"""A request that a batch was to answer, and has not answered with an image."""
 _NOTHING = (None, None)
-_IS_OPEN = _batches.c.state.not_in(["collected", "dissolved"])
+# As a literal, so that the index of what is open is used.
+_IS_OPEN = _batches.c.state.not_in([sa.literal_column(f"'{state}'") for state in ("collected", "dissolved")])
 _BEGIN = Statement(
     sa.insert(_attempts).values(
         values_of(
@@ -145,12 +152,7 @@ def told(connection: sa.Connection, number: int, what: Told, *, now_ms: int) -> 
 def todo(connection: sa.Connection, job: Job, after_position: int, limit: int, *, fallen: bool | None) -> list[Todo]:
     """The next planned tasks in the manifest's order: of those that came back from a batch without their image, only
     (`fallen`), none (False), or also (None)."""
-    came_back = sa.exists().where(
-        _attempts.c.task_id == _tasks.c.id,
-        _attempts.c.batch_row.is_not(None),
-        _attempts.c.outcome.is_not(None),
-        sa.func.coalesce(_attempts.c.error_code, "") != NOT_SENT,
-    )
+    came_back = sa.exists().where(_attempts.c.task_id == _tasks.c.id, *_CAME_BACK)
     narrow = () if fallen is None else (came_back,) if fallen else (~came_back,)
     return todos(connection, job, after_position, limit, *narrow)
 
@@ -161,19 +163,14 @@ def count_fallen(connection: sa.Connection, job: Job) -> int:
         _tasks.c.job_id == job.id, _tasks.c.revision == job.revision, _tasks.c.status == Status.PLANNED
     )
     query = sa.select(sa.func.count(sa.distinct(_attempts.c.task_id))).where(
-        _attempts.c.batch_row.is_not(None),
-        _attempts.c.outcome.is_not(None),
-        sa.func.coalesce(_attempts.c.error_code, "") != NOT_SENT,
-        _attempts.c.task_id.in_(planned),
+        *_CAME_BACK, _attempts.c.task_id.in_(planned)
     )
     return int(connection.execute(query).scalar_one())
 
 
-def batches(connection: sa.Connection, job_id: int | None, *, only_open: bool, limit: int = 1000) -> list[Batch]:
-    """Batches of a job, oldest first; of any job with None. The newest `limit` of them."""
-    query = sa.select(_batches)
-    if job_id is not None:
-        query = query.where(_batches.c.job_id == job_id)
+def batches(connection: sa.Connection, job_id: int, *, only_open: bool, limit: int = 1000) -> list[Batch]:
+    """Batches of a job, oldest first: the newest `limit` of them."""
+    query = sa.select(_batches).where(_batches.c.job_id == job_id)
     if only_open:
         query = query.where(_IS_OPEN)
     rows = connection.execute(query.order_by(_batches.c.id.desc()).limit(limit)).all()
@@ -398,34 +395,6 @@ def give_back(connection: sa.Connection, number: int, limit: int, answer: Answer
         given_back = Answer(error_code=NOT_SENT, error_message=answer.error_message)
         close(connection, attempt_id, given_back, None, outcome="backoff", ended_ms=now_ms)
     return len(rows)
-
-
-# -- inputs that lie at a provider ------------------------------------------------------------------
-
-
-def remote_files(connection: sa.Connection, base_url: str, identities: Sequence[str], good_ms: int) -> dict[str, str]:
-    """The ids of the inputs that lie at a provider, of these identities (at most CHUNK), until `good_ms` at least."""
-    rows = connection.execute(
-        sa.select(_remote.c.identity, _remote.c.file_id).where(
-            _remote.c.base_url == base_url,
-            _remote.c.identity.in_(identities),
-            sa.or_(_remote.c.expires_ms.is_(None), _remote.c.expires_ms >= good_ms),
-        )
-    )
-    return dict(row._tuple() for row in rows)
-
-
-def remember(
-    connection: sa.Connection, base_url: str, identity: str, file_id: str, *, expires_ms: int | None, now_ms: int
-) -> None:
-    """An input lies at a provider now."""
-    where = sa.and_(_remote.c.base_url == base_url, _remote.c.identity == identity)
-    connection.execute(sa.delete(_remote).where(where))
-    connection.execute(
-        sa.insert(_remote).values(
-            base_url=base_url, identity=identity, file_id=file_id, created_ms=now_ms, expires_ms=expires_ms
-        )
-    )
 
 
 def _batch(row: sa.Row[Any]) -> Batch:

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runner.ledger import attempts, audit, edits, enrol, queries
+from runner.ledger import attempts, audit, edits, enrol, exports, queries
 from runner.ledger.batches import Batches
 from runner.ledger.database import Database, open_database
 from runner.ledger.lock import job_lock
@@ -289,7 +289,7 @@ class Ledger:
     def export(self, job: Job) -> Iterator[Iterator[dict[str, Any]]]:
         """A stream of every wanted task; one snapshot for the whole block."""
         with self._database.read() as connection:
-            yield queries.export(connection, job)
+            yield exports.export(connection, job, knows_batches=self._database.knows(_BATCHES))
 
     def check(self, *, deep: bool = False) -> list[str]:
         """What SQLite's own integrity and foreign key checks complain of; `deep` looks at the indices as well."""

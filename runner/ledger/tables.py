@@ -180,6 +180,7 @@ class BatchRow(SQLModel, table=True):
     checked_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
     ended_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
     cancel_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
+    given_up_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
     collected_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
     error_code: str | None = Field(default=None, sa_column=_text(nullable=True))
     error_message: str | None = Field(default=None, sa_column=_text(nullable=True))

@@ -283,6 +283,8 @@ class Batch:
     checked_ms: int | None
     ended_ms: int | None
     cancel_ms: int | None
+    """When a person has asked for its end; `given_up_ms` is when a run has, because it took too long."""
+    given_up_ms: int | None
     collected_ms: int | None
     error_code: str | None
     error_message: str | None

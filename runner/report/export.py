@@ -57,6 +57,7 @@ COLUMNS = (
     "cost_usd",
     "in_doubt_microusd",
     "price_version",
+    "batch",
     "request_id",
     "latency_ms",
     "error_code",

@@ -10,7 +10,7 @@ ledger and what an image means: it writes what it is given, byte for byte (law 5
     output/<job>/logs/        what each run did, as JSON lines
 """
 
-from runner.store.appended import Lines
+from runner.store.batchfiles import Lines
 from runner.store.inventory import Entry, Inventory, Look, decoding
 from runner.store.partial import Partial, Sealed
 from runner.store.store import Store

@@ -2,6 +2,7 @@
 
 Owns every write below the output folder: nothing is written, moved or removed through a symbolic link below the job's
 folder, and no pipe or device is waited for. Blocking; the engine calls what flushes in another thread than its loop's.
+It is long because every way in which a file gets, changes or loses its name is here.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import hashlib
+import json
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
 from runner import locks
 from runner.errors import StoreError
-from runner.store.appended import Lines
+from runner.store.batchfiles import BatchFiles
 from runner.store.files import explained, flush_folder, fresh, to_read
 from runner.store.partial import Partial, Sealed
 from runner.store.runlog import RunLog, to_append
@@ -121,38 +123,15 @@ class Store:
         path = f"{self.job}/superseded/{file.with_name(f'{file.stem}~{tag}{file.suffix}').as_posix()}"
         return self._free(path) if self.occupied(path) else path
 
-    def batch_file(self, batch: int) -> Path:
-        """The file of requests of a batch, which may not exist; kept until the provider has it.
+    @property
+    def batches(self) -> BatchFiles:
+        """The files of requests that are about to be submitted."""
+        return BatchFiles(self._batch_folder)
 
-        Raises:
-            StoreError: its folder cannot be made, or leads elsewhere.
-        """
+    def _batch_folder(self) -> Path:
         folder = self._own(".batches")
         self._make(folder)
-        return folder / f"batch-{batch:06d}.jsonl"
-
-    def write_batch(self, batch: int) -> Lines:
-        """A new file of requests of a batch; what a dead run left of it is replaced.
-
-        Raises:
-            StoreError: it cannot be made.
-        """
-        return Lines(self.batch_file(batch))
-
-    def keep_batches(self, batches: Collection[int]) -> None:
-        """Remove every file of requests but those of these batches; only for the holder of the job's lock."""
-        kept = {self.batch_file(batch) for batch in batches}
-        folder = self._own(".batches")
-        with explained(folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.is_dir(follow_symlinks=False) and Path(entry.path) not in kept:
-                    Path(entry.path).unlink(missing_ok=True)
-
-    def drop_batch(self, batch: int) -> None:
-        """Remove the file of requests of a batch, if there is one."""
-        path = self.batch_file(batch)
-        with explained(path):
-            path.unlink(missing_ok=True)
+        return folder
 
     def occupied(self, path: str) -> bool:
         """Whether anything lies at `path` (relative to the output folder)."""
@@ -221,6 +200,37 @@ class Store:
                     raise StoreError(f"{target} exists already", hint=_MOVE_AWAY) from None
                 self._copy(source, target)
             flush_folder(target.parent)
+
+    def take_over(self, old: str, new: str) -> None:
+        """Let another job's `old` lie at `new` as well, where nothing lies; to be put on record next.
+
+        Until that is done, `half_taken_over` tells of it.
+        """
+        note = self._own(".partial") / "taking-over"
+        with explained(note), os.fdopen(fresh(note), "w", encoding="utf-8") as file:
+            json.dump([old, new], file)
+        self.link(old, new)
+
+    def taken_over(self) -> None:
+        """Whatever was taken over is on record."""
+        note = self._own(".partial") / "taking-over"
+        with explained(note):
+            note.unlink(missing_ok=True)
+
+    def half_taken_over(self) -> str | None:
+        """What the last `take_over` has linked, unless it is the only name of its bytes; it may be on record or not."""
+        try:
+            note = to_read(self._own(".partial") / "taking-over")
+            if note is None:
+                return None
+            with note:
+                old, new = json.load(note)
+            target = self._target(str(new))
+            if target.lstat().st_nlink > 1 or self._same(self.output / str(old), target):
+                return str(new)
+        except (OSError, ValueError, TypeError, StoreError):
+            pass  # there is none, or nothing that can be relied on
+        return None
 
     def keep_aside(self, path: str, *, tag: str) -> str:
         """Let the file at `path` lie in `superseded/` as well, so that its name can be given to another image.

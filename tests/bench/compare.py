@@ -16,9 +16,10 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from tests.bench import part_edits, part_images, part_ledger, part_limiter, part_startup, report
+from tests.bench import part_batches, part_edits, part_images, part_ledger, part_limiter, part_startup, report
 from tests.bench.measure import Failed, own_peak_bytes
 from tests.bench.report import Section
 from tests.bench.sides import ROOT, Homes
@@ -26,7 +27,7 @@ from tests.bench.sides import ROOT, Homes
 PAGE = ROOT / "docs" / "performance.md"
 TASKS = 1_000_000
 _MOST_LOAD = 0.7
-PARTS = ("cpu", "edits", "limiter", "ledger", "startup")
+PARTS = ("cpu", "edits", "batches", "limiter", "ledger", "startup")
 _MOST_OWN_BYTES = 60_000_000
 """A child's peak begins at that of its parent: above this, it would be this process that is measured."""
 
@@ -42,6 +43,7 @@ def main() -> int:
     parts: dict[str, Callable[[], list[Section]]] = {
         "cpu": lambda: part_images.measure(homes, given.rounds, _tell),
         "edits": lambda: [part_edits.measure(homes, given.rounds, _tell)],
+        "batches": lambda: [part_batches.measure(homes, given.rounds, _batch_load(given), _tell)],
         "limiter": lambda: [part_limiter.measure(homes, given.rounds, _tell)],
         "ledger": lambda: [part_ledger.measure(homes, given.rounds, given.tasks, _tell)],
         "startup": lambda: [part_startup.measure(homes, given.rounds, _tell)],
@@ -75,10 +77,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tasks", type=int, default=TASKS, help="tasks of the big job, a multiple of 200 [%(default)s]"
     )
+    parser.add_argument("--batch-images", type=int, help="images in the batch that is collected [2000, or 400 of all]")
+    parser.add_argument("--batch-megabytes", type=float, default=1.5, help="how large each of them is [%(default)s]")
     parser.add_argument("--only", type=_parts, default=PARTS, help=f"some of {','.join(PARTS)} [all]")
     parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.relative_to(ROOT)}")
     parser.add_argument("--scratch", type=Path, default=ROOT / "build" / "bench", help="a folder on the disk to use")
     return parser.parse_args()
+
+
+def _batch_load(given: argparse.Namespace) -> part_batches.Load:
+    """The whole of it where it is all that was asked for, else a part, so that all parts together stay short."""
+    load = part_batches.FULL if given.only == ("batches",) else part_batches.SMALL
+    return replace(load, images=given.batch_images or load.images, megabytes=given.batch_megabytes)
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -98,9 +98,11 @@ def machine(when: dt.date) -> str:
 
 
 def versions(python: Path, packages: Sequence[str]) -> str:
-    """The versions of packages in the environment of a Python."""
+    """The versions of packages in the environment of a Python; what it does not have is left out."""
     program = (
-        "import importlib.metadata as m, json, sys\nprint(json.dumps({name: m.version(name) for name in sys.argv[1:]}))"
+        "import importlib.metadata as m, json, sys\n"
+        "there = {d.name.lower() for d in m.distributions()}\n"
+        "print(json.dumps({name: m.version(name) for name in sys.argv[1:] if name.lower() in there}))"
     )
     told = subprocess.run([python, "-c", program, *packages], check=True, capture_output=True, text=True).stdout
     found: Mapping[str, str] = json.loads(told)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from runner.ledger import Answer, By, Cost, Job, Ledger, Spending, attempts, enrol, queries
+from runner.ledger import Answer, By, Cost, Job, Ledger, Spending, attempts, enrol, exports, queries
 from runner.tasks import Event, Status
 from tests.edges.ledger_support import (
     ANSWER,
@@ -349,7 +349,7 @@ PLANNED: dict[str, Callable[[sa.Connection, Job], object]] = {
     "reusable": lambda connection, job: enrol.reusable(connection, job.id, job.revision, (0, 0), 10),
     "misplaced": lambda connection, job: enrol.misplaced(connection, job.id, job.revision, "job/images", 0, 10),
     "problems": lambda connection, job: queries.problems(connection, job, 10),
-    "export": lambda connection, job: list(queries.export(connection, job)),
+    "export": lambda connection, job: list(exports.export(connection, job, knows_batches=True)),
     "spending": lambda connection, job: queries.spending(
         connection, job_id=job.id, simulated=False, since_ms=NOW_MS
     ),

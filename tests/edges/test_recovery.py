@@ -524,8 +524,15 @@ class Fuse:
         return call
 
 
-def killed_at_every_step(fuse: Fuse, prepare: Callable[[int], House], work: Callable[[House], object]) -> int:
+def killed_at_every_step(
+    fuse: Fuse,
+    prepare: Callable[[int], House],
+    work: Callable[[House], object],
+    then: Callable[[House], object] | None = None,
+) -> int:
     """Do `work` in a fresh house, killed before its first change, its second and so on, and each time once more.
+
+    With `then` that is done the second time instead.
 
     After every kill each byte that there was is still somewhere, and the second time ends it. Returns the steps.
     """
@@ -541,7 +548,7 @@ def killed_at_every_step(fuse: Fuse, prepare: Callable[[int], House], work: Call
             assert there <= set(tree(house.output).values()), step
         finally:
             fuse.left = None
-        work(house)
+        (then or work)(house)
         assert there <= set(tree(house.output).values()), step
         assert_sound(house)
     raise AssertionError
@@ -642,6 +649,31 @@ def test_reuse_can_be_killed_at_any_step(fuse: Fuse, houses: Callable[[int, list
         assert (house.output / "other/images/b.png").read_bytes() == png(1)
 
     assert killed_at_every_step(fuse, prepare, work) > 5
+
+
+def test_what_was_linked_for_a_name_that_is_not_wanted_any_more_is_let_go(
+    fuse: Fuse, houses: Callable[[int, list[Any]], House]
+) -> None:
+    """Killed anywhere in a reuse, and renamed before the next run: in the end each image has one name that is known."""
+
+    def prepare(step: int) -> House:
+        first = houses(step, [make_task(), make_task("second")])
+        for number, todo in enumerate(first.todo()):
+            first.make(todo, png(number))
+        tasks = [make_task(name="a.png"), make_task("second", name="b.png")]
+        return move_in(first.ledger, first.output, tasks, name="other")
+
+    def then(house: House) -> None:
+        """A person has edited the manifest after the death."""
+        renamed = [make_task(name="new/a.png"), make_task("second", name="new/b.png")]
+        house.job = enrolled(house.ledger, renamed, name="other", digest="d2")
+        recover(house)
+        reuse(house)
+        tidy(house)
+        images = house.output / "other/images"
+        assert {path.relative_to(images).as_posix() for path in images.rglob("*.png")} == {"new/a.png", "new/b.png"}
+
+    assert killed_at_every_step(fuse, prepare, reuse, then) > 5
 
 
 def test_a_doubt_is_sent_again_only_when_it_is_planned_again(house: House) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of batches share: a folder with jobs for the Batch API, short waits, and the bill to hold them against.
+"""What the tests of batches share: a folder with jobs for the Batch API, short waits, the bill to compare with.
 
 The simulator is a process of its own, and keeps an account that the runner did not write: every request of it is
 compared with the ledger's, one by one, to the micro-dollar.
@@ -7,6 +7,7 @@ compared with the ledger's, one by one, to the micro-dollar.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import sqlite3
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageDraw
 
 from runner.engine.batch import courier
 from runner.engine.batch.courier import Pauses
@@ -78,6 +80,10 @@ class Mill(Desk):
         """Change the ledger behind the runner's back, to build a situation."""
         with closing(sqlite3.connect(self.folder / "output/ledger.sqlite3")) as database, database:
             assert database.execute(statement, values).rowcount
+
+    def later(self, **ahead: float) -> None:
+        """Have the runs in this process live so much later (`timedelta`'s words)."""
+        self.monkeypatch.setattr("runner.wiring.now", lambda: dt.datetime.now(dt.UTC) + dt.timedelta(**ahead))
 
     def statuses(self) -> dict[str, int]:
         """How many tasks there are of each status, of all jobs."""
@@ -173,3 +179,11 @@ def edited(path: str, **changes: object) -> Iterator[None]:
     Path(path).write_text(json.dumps({**json.loads(before), **changes}))
     yield
     Path(path).write_text(before)
+
+
+def picture(path: Path, colour: str, *, size: tuple[int, int] = (128, 128)) -> None:
+    """A file of a picture that is like no other colour's."""
+    path.parent.mkdir(exist_ok=True)
+    image = Image.linear_gradient("L").resize(size).convert("RGB")
+    ImageDraw.Draw(image).ellipse((size[0] // 4, size[1] // 4, size[0] // 2, size[1] // 2), fill=colour)
+    image.save(path)

@@ -123,7 +123,7 @@ def mix(folder: Path, peer: Peer, *, tasks: int, seed: int) -> Mixed:
     job = Job(folder, [plan.prompt for plan in plans], RETRY, TIMEOUTS, CONCURRENCY, name="mix")
     codes: list[int] = []
     while (not codes or codes[-1] == 6) and len(codes) < MAX_RUNS:
-        codes.append(_run(job, peer))
+        codes.append(run_once(job, peer))
     assert codes[:-1] == [6] * min(len(STOPS), len(codes) - 1)
     assert codes[-1] == (4 if any(plan.status != "done" for plan in plans) else 0)
 
@@ -139,10 +139,10 @@ def mix(folder: Path, peer: Peer, *, tasks: int, seed: int) -> Mixed:
     return Mixed(tasks, len(codes), codes, states, bill["faults"], account, bill)
 
 
-def _run(job: Job, peer: Peer) -> int:
+def run_once(job: Job, peer: Peer, *more: str) -> int:
     """One run to its end, in a process of its own; its exit code."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RUNNER_", "OPENAI_"))}
-    arguments = ["run", str(job.write()), "--base-url", peer.base_url, "--api-key-env", KEY_VARIABLE]
+    arguments = ["run", str(job.write()), "--base-url", peer.base_url, "--api-key-env", KEY_VARIABLE, *more]
     ended = subprocess.run(
         [sys.executable, "-m", "runner", *arguments, "--output", str(job.output), "--json"],
         capture_output=True,

@@ -18,7 +18,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -177,6 +177,8 @@ class Job:
     timeouts: Mapping[str, float]
     concurrency: int = 1
     name: str = "faults"
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else its manifest says."""
 
     def write(self) -> Path:
         """Write the manifest."""
@@ -189,6 +191,7 @@ class Job:
             "limits": {"images_per_minute": 1_000_000, "concurrency": self.concurrency},
             "retry": dict(self.retry),
             "timeouts": dict(self.timeouts),
+            **self.more,
         }
         path = self.folder / f"{self.name}.yaml"
         path.write_text(json.dumps(manifest))  # JSON is YAML
@@ -198,7 +201,8 @@ class Job:
     def output(self) -> Path:
         return self.folder / "output"
 
-    def _query(self, query: str) -> list[dict[str, Any]]:
+    def query(self, query: str) -> list[dict[str, Any]]:
+        """Rows of the ledger."""
         with closing(sqlite3.connect(self.output / "ledger.sqlite3")) as connection:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute(query)]
@@ -206,9 +210,9 @@ class Job:
     def rows(self) -> list[Row]:
         """Every task, in the manifest's order."""
         attempts: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
-        for attempt in self._query("SELECT * FROM attempts ORDER BY id"):
+        for attempt in self.query("SELECT * FROM attempts ORDER BY id"):
             attempts[attempt["task_id"]].append(attempt)
-        tasks = self._query(
+        tasks = self.query(
             "SELECT t.id, t.status, t.error_code, p.text, a.path, a.sha256 FROM tasks t "
             "JOIN prompts p ON p.id = t.prompt_row LEFT JOIN assets a ON a.task_id = t.id ORDER BY t.position"
         )

@@ -28,6 +28,7 @@ from runner.errors import (
     Lost,
     ModelGone,
     ProviderError,
+    RateLimited,
     Refused,
     Retryable,
     RunnerError,
@@ -235,7 +236,7 @@ class Collector:
         member = await in_thread(desk.ledger.batches.member, attempt_id)
         if member is None or member.batch != batch.id or (line.custom_id or "")[-16:] != member.key[:16]:
             return
-        error = line.error
+        error = None if line.error is None else _in_our_words(batch, line.error)
         made = line.made
         if error is None and made is not None:
             if sink is not None:
@@ -319,8 +320,10 @@ class Collector:
         again, event, status = True, Event.EXPIRED, "planned"
         if not isinstance(error, Expired):
             unbilled, billed = await in_thread(desk.ledger.batches.tally, member.task_id)
-            tally = retry.Tally(unbilled, billed).plus(error)
-            decision = retry.decide(error, tally, desk.terms.policy, desk.jitter())
+            # In a line, "slower" asks nobody to wait: it is an attempt like any other, or it would never end.
+            judged = Retryable(error.message, code=error.code) if isinstance(error, RateLimited) else error
+            tally = retry.Tally(unbilled, billed).plus(judged)
+            decision = retry.decide(judged, tally, desk.terms.policy, desk.jitter())
             again = isinstance(decision, retry.TryAgain)
             event, status = ending_of(decision)
             if isinstance(error, StopRun):
@@ -373,7 +376,7 @@ class Collector:
         desk = self._desk
         await self._end_all(batch, Lost(message, code=code))
         await in_thread(
-            lambda: desk.ledger.batches.collected(batch.id, now_ms=desk.now_ms(), code=code, message=message)
+            lambda: desk.ledger.batches.abandoned(batch.id, now_ms=desk.now_ms(), code=code, message=message)
         )
 
     async def _silent(self, batch: Batch, *, is_gone: bool) -> None:
@@ -421,6 +424,13 @@ class Collector:
             self.stops = not_taken(message, code, None)
 
 
+def _in_our_words(batch: Batch, error: ProviderError) -> ProviderError:
+    """What was cancelled because it took too long is made in another way; what a person has cancelled is not."""
+    if isinstance(error, Expired) and error.code == "batch_cancelled" and batch.given_up_ms is not None:
+        return Expired("its batch took too long, and was given up before its turn", code="batch_given_up")
+    return error
+
+
 def _silence(batch: Batch, means: str, *, is_gone: bool) -> ProviderError:
     """The error of a request that no line answers."""
     if is_gone:
@@ -431,6 +441,6 @@ def _silence(batch: Batch, means: str, *, is_gone: bool) -> ProviderError:
         case "expired":
             return Expired("its batch expired before its turn", code="batch_expired")
         case "cancelled":
-            return Expired("its batch was cancelled before its turn", code="batch_cancelled")
+            return _in_our_words(batch, Expired("its batch was cancelled before its turn", code="batch_cancelled"))
         case _:
             return Retryable("its batch is over, and has no answer to it: it was not run", code="no_answer")

@@ -114,6 +114,7 @@ class Desk:
     error: RunnerError | None = None
     """What ended the run before its end, if anything did."""
     _changed: anyio.Event = field(default_factory=anyio.Event)
+    _scope: anyio.CancelScope | None = None
 
     def now_ms(self) -> int:
         """Milliseconds since 1970."""
@@ -137,8 +138,14 @@ class Desk:
         """From now on a stop ends every `pause`."""
         self.stop.listen(self._wake)
 
+    def given_up_with(self, scope: anyio.CancelScope) -> None:
+        """What is cancelled when a person does not want to wait for anything: uploads, questions, downloads."""
+        self._scope = scope
+
     def _wake(self) -> None:
         self._changed.set()
+        if self.stop.immediate and self._scope is not None:
+            self._scope.cancel()
         self.emit(events.Stopping(self.stop.reason, 0, self.stop.immediate))
 
     async def pause(self, seconds: float) -> None:

@@ -9,7 +9,7 @@ tasks in a batch that nobody can ask for at the moment stay `submitted`, and so 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import anyio
 
@@ -27,6 +27,8 @@ from runner.tasks import NOT_SENT
 
 VALIDATION_S = 60.0
 """How long a run that does not wait stays to see whether its batches are accepted."""
+OUTAGE_S = 60.0
+"""How long a run that waits leaves a provider alone that does not answer."""
 CANCELLING_S = 900.0
 """How long a batch that is given up is waited for: the provider says up to 10 minutes."""
 _LOOK_S = 1.0
@@ -53,7 +55,6 @@ class _Round:
     fruitless: int = 0
     cancelled_by_others: int = 0
     refusals: int = 0
-    given_up: set[int] = field(default_factory=set)
 
 
 class Courier:
@@ -85,7 +86,11 @@ class Courier:
         async with anyio.create_task_group() as writing:
             writing.start_soon(desk.writer.run)
             try:
-                await self._run()
+                with anyio.CancelScope() as scope:
+                    desk.given_up_with(scope)
+                    await self._run()
+            except Retryable as error:
+                desk.end(_unanswered(error), "provider")
             except RunnerError as error:
                 desk.end(error, "failed")
             finally:
@@ -93,19 +98,23 @@ class Courier:
                     await desk.writer.close()
 
     async def _run(self) -> None:
-        desk = self._desk
+        if self._desk.terms.wait:
+            await self._wait()
+        else:
+            await self._begin()
+            if self._round.submitted and not self._desk.stopped():
+                await self._see_them_accepted()
+        await self._warn_of_late()
+        for error in self._unread.values():
+            self._desk.end(error, "failed")
+
+    async def _begin(self) -> None:
+        """What there is to do at once: find again, bring home, and submit."""
         await self._find_again()
         await self._look_at_all()
         await self._give_up_the_overdue()
-        if desk.terms.submit:
+        if self._desk.terms.submit:
             await self._submit()
-        if desk.terms.wait:
-            await self._wait()
-        elif self._round.submitted and not desk.stopped():
-            await self._see_them_accepted()
-        await self._warn_of_late()
-        for error in self._unread.values():
-            desk.end(error, "failed")
 
     # -- what a dead run left -------------------------------------------------------------------
 
@@ -114,13 +123,14 @@ class Courier:
         desk = self._desk
         found = await self._open()
         unsent = [batch.id for batch in found if batch.state in ("sealed", "uploaded", "creating")]
-        await in_thread(desk.store.keep_batches, unsent)
+        await in_thread(desk.store.batches.keep, unsent)
         for batch in found:
             if desk.stopped():
                 return
             if self._ended_with_its_simulator(batch):
                 await self._lose(batch)
-            elif batch.state == "preparing":
+            elif batch.state == "preparing" or (batch.state in ("sealed", "uploaded") and not self._is_here(batch)):
+                # It was certainly never created.
                 await self._sender.dissolve(batch, Answer(error_code=NOT_SENT, error_message="its run ended before it"))
             elif batch.state != "submitted" and self._is_ours(batch):
                 await self._sender.send(batch.id, found=True)
@@ -137,10 +147,14 @@ class Courier:
             await self._sender.dissolve(batch, Answer(error_code=NOT_SENT, error_message="its simulator has ended"))
         desk.emit(events.Warned(f"batch {batch.id} ended with the simulator that it was submitted to"))
 
+    def _is_here(self, batch: Batch) -> bool:
+        """Whether a batch lies where this run asks."""
+        return batch.base_url == self._desk.terms.base_url
+
     def _is_ours(self, batch: Batch) -> bool:
-        """Whether a batch lies where this run asks; it is said once where it does not."""
+        """The same; and it is said once where it does not."""
         desk = self._desk
-        if batch.base_url == desk.terms.base_url:
+        if self._is_here(batch):
             return True
         if batch.id not in self._warned:
             self._warned.add(batch.id)
@@ -235,7 +249,7 @@ class Courier:
         if batch.status != "failed" and outcome.untried == batch.requests:
             # What was tried ends by itself, after as many attempts as it has.
             self._round.fruitless += 1
-        if batch.status == "cancelled" and batch.id not in self._round.given_up:
+        if batch.status == "cancelled" and batch.given_up_ms is None:
             self._round.cancelled_by_others += 1
         if self._collector.stops is not None:
             desk.end(self._collector.stops, "provider")
@@ -267,9 +281,16 @@ class Courier:
 
     async def _cancel(self, batch: Batch) -> None:
         desk = self._desk
-        self._round.given_up.add(batch.id)
-        if batch.status != "cancelling":
-            await ask_to_end(desk, batch)
+        if batch.status == "cancelling":
+            return
+        # Said first: what comes of it is to be made online, and not taken for what a person has ended.
+        await in_thread(lambda: desk.ledger.batches.given_up(batch.id, now_ms=desk.now_ms()))
+        try:
+            info = await desk.persist(lambda: desk.api.cancel(batch.batch_id or ""))
+        except Refused:
+            return  # over, or being ended: the next look says what came of it
+        if info is not None:
+            await in_thread(lambda: desk.ledger.batches.told(batch.id, told_of(info), now_ms=desk.now_ms()))
 
     # -- what is to be sent ---------------------------------------------------------------------
 
@@ -280,7 +301,7 @@ class Courier:
         self._is_careful = batching.was_queue_full(await history(desk))
         self._sender.forget()
         self._collector.forget()
-        self._round = _Round(refusals=self._round.refusals, given_up=self._round.given_up)
+        self._round = _Round(refusals=self._round.refusals)
         self._round.submitted = await self._drafter.fill()
         if not desk.terms.wait:
             if self._drafter.short is not None:
@@ -336,20 +357,38 @@ class Courier:
     async def _wait(self) -> None:
         """Stay until every batch is over, and submit again what came back planned."""
         desk = self._desk
+        begun = False
         while not desk.stopped():
-            under_way = await self._look_at_all()
-            if desk.stopped():
-                return
-            for batch in under_way:
-                if self._is_overdue(batch):
-                    await self._cancel(batch)
-            if desk.terms.submit and await self._may_submit_again(under_way):
-                await self._submit()
-                continue
-            if not under_way:
-                return
+            try:
+                if not begun:
+                    await self._begin()
+                    begun = True
+                if await self._is_over():
+                    return
+            except Retryable as error:
+                if not any(batch.state in ("creating", "submitted") for batch in await self._open()):
+                    raise
+                # A night is long: what does not answer now may do so in an hour, and the batches go on meanwhile.
+                begun = False
+                desk.emit(events.Warned(f"the provider does not answer, and is asked again later: {error.message}"))
+                await desk.pause(OUTAGE_S * self._pauses.look_s)
+
+    async def _is_over(self) -> bool:
+        """Look at every batch, and do what there is to do; whether there is nothing left to wait for."""
+        desk = self._desk
+        under_way = await self._look_at_all()
+        if desk.stopped():
+            return True
+        for batch in under_way:
+            if self._is_overdue(batch):
+                await self._cancel(batch)
+        if desk.terms.submit and await self._may_submit_again(under_way):
+            await self._submit()
+            return False
+        if under_way:
             age_s = min(desk.age_s(batch) for batch in under_way)
             await desk.pause(batching.poll_delay_s(age_s) * self._pauses.look_s)
+        return not under_way
 
     async def _may_submit_again(self, under_way: Sequence[Batch]) -> bool:
         """Whether anything is planned that another batch can be made of now."""
@@ -404,13 +443,12 @@ class Courier:
         return await in_thread(lambda: self._desk.ledger.batches.open(self._desk.job))
 
 
-async def ask_to_end(desk: Desk, batch: Batch) -> bool:
-    """Ask the provider to end a batch; False where it is over already, or unknown there."""
-    try:
-        info = await desk.persist(lambda: desk.api.cancel(batch.batch_id or ""))
-    except Refused:
-        return False  # over, or being ended: the next look says what came of it
-    await in_thread(lambda: desk.ledger.batches.cancelling(batch.id, now_ms=desk.now_ms()))
-    if info is not None:
-        await in_thread(lambda: desk.ledger.batches.told(batch.id, told_of(info), now_ms=desk.now_ms()))
-    return info is not None
+def _unanswered(error: Retryable) -> StopRun:
+    """The end of a run whose provider does not answer."""
+    return StopRun(
+        f"the provider does not answer: {error.message}",
+        code=error.code,
+        http_status=error.http_status,
+        request_id=error.request_id,
+        hint="what it works on goes on there; run it again, or `runner collect`, when it is back",
+    )

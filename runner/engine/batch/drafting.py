@@ -134,7 +134,7 @@ class Drafter:
             price_version=desk.price_version,
         )
         number = desk.ledger.batches.prepare(new, now_ms=desk.now_ms())
-        return _Draft(number, new, desk.store.write_batch(number))
+        return _Draft(number, new, desk.store.batches.begin(number))
 
     def _record(self, draft: _Draft) -> None:
         """Put what waits on record, all of it at once, and write its lines."""

@@ -82,7 +82,7 @@ class Sender:
     async def _upload(self, batch: Batch, *, look_first: bool) -> bool:
         """Send its file; False where that is gone, and the batch with it."""
         desk = self._desk
-        path = desk.store.batch_file(batch.id)
+        path = desk.store.batches.path(batch.id)
         filename = f"runner-{batch.token}.jsonl"
         if look_first:
             file_id = await self._lies_there(filename, batch.bytes)
@@ -204,7 +204,7 @@ class Sender:
             desk.ledger.batches.submitted(
                 batch.id, info.id, told_of(info), submitted_ms=info.created_at * 1000, now_ms=desk.now_ms()
             )
-            desk.store.drop_batch(batch.id)
+            desk.store.batches.drop(batch.id)
             return desk.ledger.batches.reserved(batch.id)
 
         reserved_microusd = await in_thread(record)
@@ -229,7 +229,7 @@ class Sender:
         def undo() -> tuple[int, int]:
             reserved_microusd = desk.ledger.batches.reserved(batch.id)
             count = desk.ledger.batches.dissolve(batch.id, answer, now_ms=desk.now_ms())
-            desk.store.drop_batch(batch.id)
+            desk.store.batches.drop(batch.id)
             return reserved_microusd, count
 
         reserved_microusd, count = await in_thread(undo)

@@ -42,6 +42,7 @@ def upgrade() -> None:
         sa.Column("checked_ms", sa.BigInteger(), nullable=True),
         sa.Column("ended_ms", sa.BigInteger(), nullable=True),
         sa.Column("cancel_ms", sa.BigInteger(), nullable=True),
+        sa.Column("given_up_ms", sa.BigInteger(), nullable=True),
         sa.Column("collected_ms", sa.BigInteger(), nullable=True),
         sa.Column("error_code", sa.Text(), nullable=True),
         sa.Column("error_message", sa.Text(), nullable=True),

@@ -79,7 +79,9 @@ def cancel(
     job: options.Job,
     forget: Annotated[
         bool,
-        typer.Option("--forget", help="Give up batches that cannot be found at the provider: their images are in doubt."),
+        typer.Option(
+            "--forget", help="Give up batches that cannot be found at the provider: their images are in doubt."
+        ),
     ] = False,
     provider: options.Provider = None,
     base_url: options.BaseUrl = None,

@@ -117,11 +117,11 @@ class Store:
         """Give the sealed file of a line its own name, durably; as `place`."""
         self._rename(line.path, self._target(path))
 
-    def superseded(self, name: str, *, tag: str) -> str:
-        """Where an image goes that came too late to be wanted, relative to the output folder; nothing lies there."""
+    def superseded(self, name: str, *, tag: str, sha256: str) -> str:
+        """Where an image goes that came too late, relative to the output folder: nothing lies there, or that image."""
         file = Path(name)
         path = f"{self.job}/superseded/{file.with_name(f'{file.stem}~{tag}{file.suffix}').as_posix()}"
-        return self._free(path) if self.occupied(path) else path
+        return self._free(path) if self.occupied(path) and not self.matches(path, sha256) else path
 
     @property
     def batches(self) -> BatchFiles:

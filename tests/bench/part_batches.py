@@ -47,7 +47,7 @@ def measure(homes: Homes, rounds: int, load: Load, tell: Callable[[str], None]) 
     submitted: dict[str, list[Measured]] = defaultdict(list)
     for number in range(1, rounds + 1):
         for side in SIDES:
-            took = _collect(side, homes, load)
+            took = collect(side, homes, load)
             collected[side].append(took)
             _say(tell, f"round {number}, collecting {load.images}: {side}", took, load.images)
     for number in range(1, rounds + 1):
@@ -95,7 +95,7 @@ def _say(tell: Callable[[str], None], what: str, took: Measured, count: int) -> 
 # -- one side ---------------------------------------------------------------------------------------
 
 
-def _collect(side: str, homes: Homes, load: Load) -> Measured:
+def collect(side: str, homes: Homes, load: Load) -> Measured:
     """Submit a batch, have it be over at once, and measure how it is brought home.
 
     Raises:

@@ -20,7 +20,7 @@ from runner import Options
 from runner import run as run_job
 from runner.ledger import Ledger
 from runner.tasks import Status
-from tests.bench import big_job
+from tests.bench import big_job, part_batches
 from tests.bench.measure import Failed, run
 from tests.bench.server import Settings
 from tests.bench.sides import Homes, Order, make, serving, stats_of
@@ -105,3 +105,17 @@ def test_half_of_a_big_job_is_done_as_if_it_had_been_made(tmp_path: Path, monkey
     with closing(sqlite3.connect(output / "ledger.sqlite3")) as connection:
         query = "SELECT t.name, a.path FROM tasks t JOIN assets a ON a.task_id = t.id"
         assert {path == f"bench/images/{name}" for name, path in connection.execute(query)} == {True}
+
+
+def test_sides_bring_home_the_same_batch(tmp_path: Path) -> None:
+    """The runner's own commands and the script in each of its ways: as many images, and every request submitted."""
+    homes = Homes(Path(sys.executable), Path(sys.executable), tmp_path)
+    load = part_batches.Load(images=6, megabytes=0.05, requests=7)
+    told: list[str] = []
+    section = part_batches.measure(homes, 1, load, told.append)
+    assert [row[0] for row in section.rows] == [
+        *(f"collect: {side}" for side in part_batches.SIDES),
+        *(f"submit: {side}" for side in part_batches.SIDES[:2]),
+    ]
+    assert len(told) == len(section.rows)
+    assert list(tmp_path.iterdir()) == []

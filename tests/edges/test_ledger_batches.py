@@ -345,6 +345,20 @@ def test_a_request_ends_once(shelf: Shelf, first: str, second: str) -> None:
     assert contents(shelf.ledger) == before
 
 
+@pytest.mark.parametrize("second", ["saved", "expired", "lost"])
+def test_an_old_request_does_not_end_in_the_place_of_its_successor(shelf: Shelf, second: str) -> None:
+    """Its task is in another batch by now: that its status fits makes the old answer no answer to the new request."""
+    _, (attempt_id,) = shelf.send(1)
+    stale = shelf.member(attempt_id)
+    shelf.end(attempt_id, "expired", EXPIRED)
+    _, (successor,) = shelf.send(1)
+    assert shelf.attempt(successor)["task_id"] == stale.task_id
+    before = contents(shelf.ledger)
+    with pytest.raises(LedgerError):
+        shelf.end(attempt_id, second, ANSWER, member=stale)
+    assert contents(shelf.ledger) == before
+
+
 # -- what is asked ----------------------------------------------------------------------------------
 
 

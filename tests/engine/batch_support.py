@@ -24,7 +24,7 @@ from runner.engine.batch.courier import Pauses
 from tests.engine.command_support import KEY_VARIABLE, Desk, Said
 
 PROMPTS = ("A lighthouse at dusk", "A bakery window", "An oak chair", "A tin robot", "A paper boat")
-SHORT = Pauses(validation_s=10.0, cancelling_s=10.0, look_s=0.03, search_s=(0.0, 0.02, 0.05))
+SHORT = Pauses(validation_s=10.0, cancelling_s=10.0, outage_s=0.05, look_s=0.03, search_s=(0.0, 0.02, 0.05))
 """How long the runs of these tests wait for what."""
 
 
@@ -46,8 +46,8 @@ class Mill(Desk):
         assert answer.status == 200, answer.body
 
     def wait(self, job: str, *options: str) -> Said:
-        """A run that stays until its batches are over, with its events."""
-        return self.run(job, "--wait", "--json", *options)
+        """A run that stays until its batches are over, with its events; one that would stay for ever ends as well."""
+        return self.run(job, "--wait", "--json", "--max-duration", "30s", *options)
 
     def submit(self, job: str, *options: str) -> Said:
         """A run that submits and leaves, with its events."""

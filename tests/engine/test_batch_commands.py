@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.errors import LedgerError
 from runner.ledger import Ledger
 from tests.edges import disk_support
 from tests.edges.simulator_support import Peer, running
@@ -87,7 +88,7 @@ def test_what_keeps_one_job_from_being_collected_keeps_no_other(mill: Mill) -> N
         said = mill.collect()
     assert said.code == 7
     assert "first is not collected" in warnings(said)
-    assert [(entry["job"], entry["exit_code"]) for entry in of_type(said, "summary")] == [("second", 1), ("third", 0)]
+    assert [(entry["job"], entry["exit_code"]) for entry in of_type(said, "summary")] == [("second", 6), ("third", 0)]
     mill.faults()
     assert mill.collect().code == 0
     mill.all_home(6)
@@ -160,6 +161,27 @@ def test_what_is_no_longer_wanted_is_kept_and_used_when_it_is_again(mill: Mill) 
     assert len(mill.images()) == 5
     mill.all_home(5)
     assert mill.creates == 1
+
+
+def test_what_came_late_and_was_cut_off_lies_there_once(mill: Mill) -> None:
+    """It had its name, and was not on record yet: the next run knows it by its bytes, and makes no copy."""
+    job = mill.job()
+    assert mill.submit(job).code == 0
+    mill.over()
+    with edited(job, prompts=["Something else"]):
+        with mill.monkeypatch.context() as patched:
+            patched.setattr("runner.ledger.batches.batching.saved", _broken)
+            assert mill.wait(job).code == 1
+        lay = mill.images(folder="superseded")
+        assert lay
+        assert mill.wait(job).code == 0
+    assert set(lay) <= set(mill.images(folder="superseded"))
+    assert len(mill.images(folder="superseded")) == 5
+    mill.all_home(6)
+
+
+def _broken(*_: object, **__: object) -> None:
+    raise LedgerError("the ledger cannot be written", hint="make room")
 
 
 def test_what_is_wanted_again_while_it_is_in_a_batch_is_not_submitted_again(mill: Mill) -> None:
@@ -247,6 +269,31 @@ def test_the_time_of_a_run_is_over_during_the_wait(mill: Mill) -> None:
     assert mill.statuses() == {"submitted": 5}
 
 
+def test_an_outage_during_the_wait_ends_nothing(mill: Mill) -> None:
+    """A provider that does not answer for a while is asked again later: the night goes on."""
+    job = mill.job(retry={"attempts": 2, "base_s": 0.01, "max_s": 0.02})
+    mill.submit(job)
+    mill.faults("retrieve_500:times=9")
+    said = mill.wait(job)
+    assert said.code == 0
+    assert "is asked again later" in said.err
+    assert mill.creates == len(mill.states())
+    mill.account()
+
+
+def test_a_provider_that_does_not_answer_at_all_ends_a_run_that_does_not_wait(mill: Mill) -> None:
+    """Exit code 6; what is submitted stays submitted, and is collected when the provider is back."""
+    job = mill.job(retry={"attempts": 2, "base_s": 0.01, "max_s": 0.02})
+    mill.submit(job)
+    mill.over()
+    mill.faults("retrieve_500")
+    assert mill.collect("night").code == 6
+    assert mill.statuses() == {"submitted": len(PROMPTS)}
+    mill.faults()
+    assert mill.collect("night").code == 0
+    assert mill.statuses() == {"done": len(PROMPTS)}
+
+
 def test_a_person_who_cancels_is_heard_by_a_run_that_waits(mill: Mill) -> None:
     """`runner cancel` while a run holds the job: it collects what was made, and does not submit the rest again."""
     mill.faults("batch_stuck")
@@ -286,6 +333,26 @@ def test_a_disk_that_fills_up_while_a_batch_is_collected(large: Peer, mill: Mill
     assert "Traceback" not in full.stderr
     assert mill.statuses() == {"submitted": 5}
     assert mill.images() == []
+    assert mill.collect("night").code == 0
+    mill.all_home(5)
+    assert mill.creates == 1
+
+
+def test_a_folder_that_may_not_be_written_while_a_batch_is_collected(mill: Mill) -> None:
+    """Found when its image has come: said, and with the right to write there the rest comes home."""
+    prefix = disk_support.powerless()
+    assert mill.submit(mill.job(output={"name": "{{ prompt_id }}/image"})).code == 0
+    mill.over()
+    name = mill.rows("SELECT name FROM tasks WHERE position = 2")[0]["name"]
+    folder = (mill.folder / "output/night/images" / name).parent
+    folder.mkdir(parents=True)
+    arguments = disk_support.command(["collect", "night", "--api-key-env", KEY_VARIABLE, "--quiet"], prefix=prefix)
+    with disk_support.modes({folder: 0o555}):
+        ended = subprocess.run(arguments, cwd=mill.folder, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert folder.name in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert mill.statuses()["submitted"] >= 1
     assert mill.collect("night").code == 0
     mill.all_home(5)
     assert mill.creates == 1
@@ -385,7 +452,7 @@ def test_results_that_were_deleted_after_a_month_are_in_doubt(mill: Mill) -> Non
     mill.over()
     mill.faults("content_gone")
     mill.later(days=28)
-    assert mill.collect("night").code == 1
+    assert mill.collect("night").code == 6
     assert mill.statuses() == {"submitted": 5}
     mill.later(days=31)
     said = mill.collect("night")
@@ -402,7 +469,7 @@ def test_a_batch_whose_results_are_missing_keeps_no_other_from_coming_home(mill:
     first = mill.seen()["batches"][0]["output_file_id"]
     mill.faults(f"content_gone:match={first}")
     said = mill.wait(job)
-    assert said.code == 1
+    assert said.code == 6
     assert "batch 1 cannot be read now" in warnings(said)
     assert mill.statuses() == {"done": 2, "submitted": 3}
     mill.faults()

@@ -294,7 +294,7 @@ def test_a_line_that_never_came_is_no_doubt_where_the_provider_counts_it_out(
         completed = {"one less": max(0, (what.completed or 0) - 1), "as it is": what.completed}.get(told)
         return replace(what, completed=completed)
 
-    monkeypatch.setattr("runner.engine.batch.courier.told_of", miscounted)
+    monkeypatch.setattr("runner.engine.batch.watching.told_of", miscounted)
     job = mill.job(
         prompts=[GOOD, "[[fault:missing_line=unbilled*1]] lost"], retry={"billed_attempts": 3, "base_s": 0.001}
     )

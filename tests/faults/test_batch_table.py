@@ -248,12 +248,33 @@ def test_however_calls_go_wrong_every_image_comes_home_and_no_batch_is_made_twic
     assert mill.creates == calls.tasks
 
 
+@pytest.mark.parametrize("wait", ["--wait", "--no-wait"])
+@pytest.mark.parametrize("fault", ["create_500:value=before", "create_reset:value=before"])
+def test_a_batch_that_is_never_created_ends_the_run_and_is_sent_by_the_next(mill: Mill, fault: str, wait: str) -> None:
+    """As many tries as the manifest allows, each looked for in vain; nothing was made, and nothing is forgotten."""
+    mill.faults(fault)
+    job = mill.job(prompts=GOOD, retry=RETRY)
+    said = mill.run(job, wait, "--json", *NOT_FOR_EVER)
+    assert said.code == 6
+    assert "was not created" in said.summary["reason"]
+    assert mill.seen()["calls"]["create"] == ATTEMPTS
+    assert (mill.creates, mill.peer.bill()["requests"]) == (0, 0)
+    assert mill.statuses() == {"submitted": 3}
+    mill.faults()
+    assert mill.wait(job).code == 0
+    hold(mill)
+    mill.all_home(3)
+    assert mill.creates == 1
+
+
 def test_results_that_are_gone_today_are_collected_tomorrow(mill: Mill) -> None:
     """A 404 for results that cannot have been deleted yet puts nothing in doubt."""
-    mill.faults("content_gone:times=1")
-    job = mill.job(prompts=GOOD, retry=RETRY)
-    assert mill.wait(job).code not in (0, 4)
+    assert mill.submit(mill.job(prompts=GOOD, retry=RETRY)).code == 0
+    mill.over()
+    mill.faults("content_gone")
+    assert mill.collect("night").code not in (0, 4)
     assert mill.statuses() == {"submitted": 3}
+    mill.faults()
     assert mill.collect("night").code == 0
     hold(mill)
     mill.all_home(3)

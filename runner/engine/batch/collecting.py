@@ -1,7 +1,7 @@
 """Brings a batch home: every line of its results, each image into the store as it passes, and what is missing.
 
-Owns what each line means for its task, its money and the batch, and where to go on after an interruption. Refuses to
-know when a batch is worth collecting: `courier` does.
+Owns the reading of results, where to go on after an interruption, and what silence means. Refuses to know what a line
+means for its task (`settling` does), and when a batch is worth collecting (`watching` does).
 
 The results stay at the provider until they are deleted there, so an image needs no record of its own between the disk
 and its name: what a death leaves is read once more. A line counts by what is on record of its request: one that has an
@@ -20,27 +20,20 @@ from anyio.abc import TaskGroup
 from runner.engine import events
 from runner.engine.batch.common import Desk, attempt_of, in_thread
 from runner.engine.batch.sending import not_taken
-from runner.engine.outcome import ending_of, is_doubtful, is_told, misfit
-from runner.engine.recovery import fits, make_room
+from runner.engine.batch.settling import Settler, in_our_words
 from runner.engine.sink import ImageSink
 from runner.errors import (
     Expired,
     Lost,
-    ModelGone,
     ProviderError,
-    RateLimited,
     Refused,
     Retryable,
     RunnerError,
     StopRun,
-    Unusable,
-    Usage,
 )
-from runner.ledger import Answer, Batch, Cost, File, Member, Steps
-from runner.provider import BatchProblem, Line, Made
-from runner.rules import batching, pricing, retry
-from runner.store import BadImage
-from runner.tasks import Event
+from runner.ledger import Answer, Batch
+from runner.provider import BatchProblem, Line
+from runner.rules import batching, retry
 
 AT_ONCE = 8
 """Images that are being flushed, named and recorded at a time, while further lines come in."""
@@ -78,11 +71,15 @@ class Collector:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._settler = Settler(desk)
         self._numbers = itertools.count(1)
-        self.stops: StopRun | None = None
-        """What an answer said that concerns every further request."""
         self.queue_full: str | None = None
         """The provider's words, once a batch was not run because too much is enqueued."""
+
+    @property
+    def stops(self) -> StopRun | None:
+        """What an answer said that concerns every further request."""
+        return self._settler.stops
 
     def forget(self) -> None:
         """What was said of the queue is of the past."""
@@ -177,7 +174,7 @@ class Collector:
             # What is being flushed and recorded is not given up half done.
             with anyio.CancelScope(shield=True):
                 try:
-                    await self._settle(batch, line, attempt_id, sink)
+                    await self._settler.settle(batch, line, attempt_id, sink)
                     reading.done(line.end_bytes)
                 except Exception as error:  # it ends the reading: nothing may be noted as settled that is not
                     trouble.append(error)
@@ -229,146 +226,6 @@ class Collector:
         with anyio.CancelScope(shield=True):
             await in_thread(lambda: self._desk.ledger.batches.read_so_far(batch.id, **{which: read}))
 
-    # -- one line -------------------------------------------------------------------------------
-
-    async def _settle(self, batch: Batch, line: Line, attempt_id: int, sink: ImageSink | None) -> None:
-        desk = self._desk
-        member = await in_thread(desk.ledger.batches.member, attempt_id)
-        if member is None or member.batch != batch.id or (line.custom_id or "")[-16:] != member.key[:16]:
-            return
-        error = None if line.error is None else _in_our_words(batch, line.error)
-        made = line.made
-        if error is None and made is not None:
-            if sink is not None:
-                try:
-                    await self._keep(member, made, sink)
-                    return
-                except BadImage as bad:
-                    error = Unusable(
-                        bad.message,
-                        code=bad.code,
-                        http_status=made.http_status,
-                        request_id=made.request_id,
-                        usage=made.envelope.usage,
-                    )
-            else:
-                error = Unusable("the line has no image", code="no_data", usage=made.envelope.usage)
-        if error is not None:
-            await self._fail(member, error, made.envelope.usage_json if made else None)
-
-    async def _keep(self, member: Member, made: Made, sink: ImageSink) -> None:
-        """Flush the image, name it, record it, settle.
-
-        Raises:
-            BadImage: it is not the image that was asked for.
-        """
-        desk = self._desk
-        cost = self._cost(member, made.envelope.usage, made.envelope.usage_json)
-        answer = Answer(made.request_id, made.http_status)
-        file = await desk.writer.through(self._steps(member, sink, answer, cost))
-        desk.settle(member, cost.microusd)
-        desk.emit(
-            events.Saved(
-                member.name,
-                member.attempt_id,
-                file.path,
-                member.prompt_id,
-                member.model,
-                file.bytes,
-                None,
-                cost.microusd,
-                cost.basis,
-                member.batch,
-            )
-        )
-
-    def _steps(self, member: Member, sink: ImageSink, answer: Answer, cost: Cost) -> Steps[File]:
-        """The order of writes, in the ledger's thread; before the last of them, the next run reads the line again."""
-        desk = self._desk
-        sealed, request = sink.seal(), member.request
-        if not fits(sealed, request.pixels, request.output_format):
-            raise BadImage(misfit(sealed, request), code="wrong_image")
-        facts = sealed.facts
-        if member.wanted:
-            path = desk.store.path(member.name)
-            make_room(desk.ledger, desk.store, path, keep_sha256=sealed.sha256)
-        else:
-            # The manifest was edited meanwhile. It is paid for, and its name may be another image's now.
-            path = desk.store.superseded(member.name, tag=f"late-{member.attempt_id}")
-        if not desk.store.occupied(path):
-            desk.store.place_line(sink.partial, path)
-        file = File(path, sealed.sha256, sealed.bytes, facts.format, facts.width, facts.height, facts.has_c2pa)
-        yield desk.ledger.batches.saved(
-            member, answer=answer, cost=cost, file=file, run_id=desk.run_id, now_ms=desk.now_ms()
-        )
-        return file
-
-    def _cost(self, member: Member, usage: Usage | None, usage_json: str | None) -> Cost:
-        """What a line was billed, at the batch price; where it told no usage, what was reserved for it."""
-        if usage is not None and usage.is_told:
-            prices = self._desk.quoter.prices(member.model)
-            return Cost(pricing.cost_microusd(usage, prices), "usage", usage, usage_json)
-        return Cost(member.reserved_microusd, "estimate", None, usage_json)
-
-    async def _fail(self, member: Member, error: ProviderError, usage_json: str | None = None) -> None:
-        """A line brought no image: decide, record, settle."""
-        desk = self._desk
-        answer = Answer(error.request_id, error.http_status, None, error.code, error.message)
-        told, doubtful = is_told(error), is_doubtful(error)
-        usage = error.usage if isinstance(error, Unusable) else None
-        spent = self._cost(member, usage, usage_json) if told else None
-        again, event, status = True, Event.EXPIRED, "planned"
-        if not isinstance(error, Expired):
-            unbilled, billed = await in_thread(desk.ledger.batches.tally, member.task_id)
-            # In a line, "slower" asks nobody to wait: it is an attempt like any other, or it would never end.
-            judged = Retryable(error.message, code=error.code) if isinstance(error, RateLimited) else error
-            tally = retry.Tally(unbilled, billed).plus(judged)
-            decision = retry.decide(judged, tally, desk.terms.policy, desk.jitter())
-            again = isinstance(decision, retry.TryAgain)
-            event, status = ending_of(decision)
-            if isinstance(error, StopRun):
-                self._concerns_everyone(member, error)
-        if doubtful:
-            again = again and not desk.terms.hold_doubt
-            status = "planned" if again else "in_doubt"
-            await desk.writer.commit(
-                desk.ledger.batches.lost(
-                    member, answer=answer, try_again=again, run_id=desk.run_id, now_ms=desk.now_ms()
-                )
-            )
-            desk.doubt(member)
-        else:
-            await desk.writer.commit(
-                desk.ledger.batches.unsaved(
-                    member, event, answer=answer, cost=spent, run_id=desk.run_id, now_ms=desk.now_ms()
-                )
-            )
-            desk.settle(member, spent.microusd if spent else 0)
-        desk.emit(
-            events.AttemptFailed(
-                member.name,
-                member.attempt_id,
-                status,
-                error.code,
-                error.message,
-                error.http_status,
-                error.request_id,
-                spent.microusd if spent else 0,
-                member.reserved_microusd if doubtful else 0,
-                None,
-                member.batch,
-            )
-        )
-
-    def _concerns_everyone(self, member: Member, error: StopRun) -> None:
-        """What holds for every further request: no batch is submitted after it, unless another model can take over."""
-        desk = self._desk
-        fallback = desk.terms.fallback_model
-        if isinstance(error, ModelGone) and fallback not in (None, member.model):
-            desk.quoter.replace(member.model, fallback or "")
-        elif self.stops is None:
-            self.stops = error
-
     # -- what has no line -----------------------------------------------------------------------
 
     async def lose(self, batch: Batch, message: str, *, code: str) -> None:
@@ -392,7 +249,7 @@ class Collector:
         for start in range(0, len(left), _PAGE):
             page = left[start : start + _PAGE]
             for member in await in_thread(desk.ledger.batches.members, page):
-                await self._fail(member, error)
+                await self._settler.fail(member, error)
 
     async def _not_run(self, batch: Batch, problems: tuple[BatchProblem, ...]) -> None:
         """The batch failed before any of it was run: what a line is to blame for is refused, the rest planned again."""
@@ -403,7 +260,7 @@ class Collector:
             attempt_id = await in_thread(desk.ledger.batches.nth, batch.id, problem.line)
             member = None if attempt_id is None else await in_thread(desk.ledger.batches.member, attempt_id)
             if member is not None:
-                await self._fail(member, Refused(problem.message, code=problem.code, http_status=400))
+                await self._settler.fail(member, Refused(problem.message, code=problem.code, http_status=400))
         worst = next((problem for problem in problems if problem.line is None), None)
         if worst is None and problems:
             worst = problems[0]
@@ -420,15 +277,8 @@ class Collector:
         desk.emit(events.BatchNotRun(batch.id, batch.batch_id, code, message, count))
         if code == batching.QUEUE_FULL:
             self.queue_full = message
-        elif self.stops is None and all(problem.line is None for problem in problems):
-            self.stops = not_taken(message, code, None)
-
-
-def _in_our_words(batch: Batch, error: ProviderError) -> ProviderError:
-    """What was cancelled because it took too long is made in another way; what a person has cancelled is not."""
-    if isinstance(error, Expired) and error.code == "batch_cancelled" and batch.given_up_ms is not None:
-        return Expired("its batch took too long, and was given up before its turn", code="batch_given_up")
-    return error
+        elif all(problem.line is None for problem in problems):
+            self._settler.concerns_everyone(not_taken(message, code, None))
 
 
 def _silence(batch: Batch, means: str, *, is_gone: bool) -> ProviderError:
@@ -441,6 +291,6 @@ def _silence(batch: Batch, means: str, *, is_gone: bool) -> ProviderError:
         case "expired":
             return Expired("its batch expired before its turn", code="batch_expired")
         case "cancelled":
-            return _in_our_words(batch, Expired("its batch was cancelled before its turn", code="batch_cancelled"))
+            return in_our_words(batch, Expired("its batch was cancelled before its turn", code="batch_cancelled"))
         case _:
             return Retryable("its batch is over, and has no answer to it: it was not run", code="no_answer")

@@ -38,6 +38,8 @@ class Sender:
         self._patience_s = patience_s
         self.queue_full: str | None = None
         """The provider's words, once it has refused a batch because too much is enqueued."""
+        self._lost = "its run ended before it was known"
+        """What was said instead of an answer, the last time that a batch was to be created."""
 
     def forget(self) -> None:
         """What was said of the queue is of the past."""
@@ -54,10 +56,13 @@ class Sender:
         """
         desk = self._desk
         sent_anew = False
+        not_created = 0
         while True:
             batch = await in_thread(desk.ledger.batches.one, number)
             match batch.state:
                 case "sealed":
+                    if not_created >= desk.terms.policy.attempts:
+                        raise Retryable(f"the batch was not created: {self._lost}", code="batch_not_created")
                     if not await self._upload(batch, look_first=found):
                         return True
                 case "uploaded":
@@ -76,6 +81,7 @@ class Sender:
                     if not await self._search(batch):
                         return False
                     found = True
+                    not_created += 1  # where it was found, it is not looked at again
                 case _:
                     return not desk.stop.asked
 
@@ -127,7 +133,8 @@ class Sender:
                 info = await desk.api.create(
                     input_file_id=batch.input_file_id or "", endpoint=batch.endpoint, metadata=metadata
                 )
-            except Lost:
+            except Lost as error:
+                self._lost = error.message
                 return True
             except (Retryable, RateLimited) as error:
                 tally = tally.plus(error)

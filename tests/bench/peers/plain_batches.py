@@ -1,4 +1,4 @@
-"""The script that a good programmer writes for a batch: the SDK, a JSONL file, then one image for each line of the answer.
+"""The script that a good programmer writes for a batch: the SDK, a JSONL file, one image for each line of the answer.
 
     python plain_batches.py submit BASE_URL FOLDER PROMPTS
     python plain_batches.py collect BASE_URL FOLDER BATCH_ID [file|lines] [flushed]

@@ -36,7 +36,7 @@ __all__ = [
     "batch_line",
 ]
 
-Purpose = Literal["batch", "vision"]
+Purpose = Literal["batch", "vision", "user_data"]
 FILES_PER_PAGE, BATCHES_PER_PAGE = 1000, 100
 """How many are asked for at a time: the API allows 10,000 files, and 100 batches."""
 

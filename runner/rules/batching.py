@@ -79,9 +79,10 @@ def silence(completed: int | None, answered: int) -> Literal["not_run", "in_doub
     """What it means that a batch which is over has no answer to some of its requests.
 
     `completed` is how many the provider says it has completed, and so bills; `answered` how many successful answers
-    were found. Only where no further one can be among the missing is it sure that nothing is billed for them.
+    were found. Only where the two are the same is it sure that nothing is billed for the missing: a provider that
+    counts fewer than it has answered does not count.
     """
-    return "not_run" if completed is not None and completed <= answered else "in_doubt"
+    return "not_run" if completed == answered else "in_doubt"
 
 
 def is_late(over_ms: int | None, now_ms: float) -> bool:

@@ -62,8 +62,8 @@ def measure(homes: Homes, rounds: int, load: Load, tell: Callable[[str], None]) 
         ("collect", collected, load.images, MEMORY),
         ("submit", submitted, load.requests, None),
     ):
-        for side, took in sides.items():
-            section.rows.append(_row(f"{what}: {side}", took, sides["runner"], count, bar))
+        for side, turns in sides.items():
+            section.rows.append(_row(f"{what}: {side}", turns, sides["runner"], count, bar))
     return section
 
 

@@ -11,15 +11,14 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tests.faults.support import USAGE, image_json, picture
+from tests.faults.support import USAGE, image_json
 
 _CUSTOM_ID = re.compile(rb'"custom_id": ?"([^"]+)"')
 _MOST_ID_CHARS = 200
-Answer = tuple[int, Mapping[str, object] | bytes]
 
 
 class HostileBatches(ThreadingHTTPServer):
@@ -55,7 +54,12 @@ class HostileBatches(ThreadingHTTPServer):
         """An uploaded file."""
         told = self.told
         name = {"filename": f"{told}.jsonl", "purpose": told, "status": told, "status_details": told}
-        return {"id": f"file-{told[:_MOST_ID_CHARS]}", "object": told, "bytes": 1, "created_at": int(time.time())} | name
+        return {
+            "id": f"file-{told[:_MOST_ID_CHARS]}",
+            "object": told,
+            "bytes": 1,
+            "created_at": int(time.time()),
+        } | name
 
     def batch(self) -> dict[str, object]:
         """The one batch, as it is now."""
@@ -174,12 +178,17 @@ class _Handler(BaseHTTPRequestHandler):
         }
         if call == "content":
             self._send(200, self.server.lines() if "out-" in self.path else b"")
-        elif call == "image":
-            self._send(200, picture())
         else:
             self._send(200, json.dumps(answers.get(call, self.server.batch())).encode())
 
-    do_GET = do_POST = do_DELETE = _act
+    def do_GET(self) -> None:
+        self._act()
+
+    def do_POST(self) -> None:
+        self._act()
+
+    def do_DELETE(self) -> None:
+        self._act()
 
     def _call(self) -> str:
         path = self.path.partition("?")[0]

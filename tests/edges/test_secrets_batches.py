@@ -87,7 +87,11 @@ class Ear:
 
 @pytest.mark.parametrize("key", [*LONG_KEYS.values(), *SHORT_KEYS.values()], ids=[*LONG_KEYS, *SHORT_KEYS])
 def test_batches_keep_no_trace_of_the_key(
-    server: HostileBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
+    server: HostileBatches,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    key: str,
 ) -> None:
     """Submitted, looked at, cancelled and collected, with the key in every field of every answer, in every dress."""
     monkeypatch.setenv(VARIABLE, key)

@@ -274,12 +274,26 @@ def test_a_line_that_was_billed_and_never_came_is_in_doubt(mill: Mill, hold: boo
 def test_a_line_that_never_came_is_held_after_as_many_doubts_as_the_manifest_allows(mill: Mill) -> None:
     """It stays in doubt until the next run, which tries it once more."""
     job = mill.job(prompts=[GOOD, "[[fault:missing_line]] lost"], retry={"billed_attempts": 2, "base_s": 0.001})
+    mill.later(minutes=11)  # the provider has had its time to name results of which there are none
     assert mill.wait(job).code == 4
     assert mill.statuses() == {"done": 1, "in_doubt": 1}
     assert mill.creates == 2
     assert mill.wait(job).code == 4
     assert mill.creates == 3
     assert mill.statuses() == {"done": 1, "in_doubt": 1}
+    mill.account()
+
+
+def test_results_that_are_not_named_yet_are_waited_for(mill: Mill) -> None:
+    """A batch that is over and must have results is asked again: to take them for missing would doubt what is there."""
+    job = mill.job(prompts=["[[fault:missing_line]] lost"], retry={"billed_attempts": 1})
+    said = mill.wait(job)
+    assert said.code == 6
+    assert "not named yet" in said.err
+    assert mill.statuses() == {"submitted": 1}
+    mill.later(minutes=11)
+    assert mill.collect("night").code == 4
+    assert mill.statuses() == {"in_doubt": 1}
     mill.account()
 
 

@@ -46,7 +46,7 @@ _KINDS = [*ANSWERS, *LINES, Fault("expired", Kind.RETRYABLE, "batch_expired", No
 
 def draw(tasks: int, dice: random.Random) -> list[Plan]:
     """What each task will meet: each kind as often as every other, in a random order, the rest nothing."""
-    plans = []
+    plans: list[Plan] = []
     for fault in _KINDS:
         for _ in range(round(tasks * SHARE)):
             is_short = fault.kind is Kind.STOP or fault.name == "expired"

@@ -41,7 +41,7 @@ LINES = [
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Faults of calls, one after the other, in one job of `tasks` batches of one request each.
+    """Faults of calls, one after the other, in one job of `tasks` images, so many of them in each batch.
 
     `also` are rules that lead to such a call at all. However they fall, every image comes home, and every batch is
     created once.
@@ -51,6 +51,7 @@ class Calls:
     faults: tuple[str, ...]
     also: tuple[str, ...] = ()
     tasks: int = 2
+    in_each: int = 1
 
     @property
     def rules(self) -> list[str]:
@@ -75,7 +76,7 @@ CALLS = [
     *(Calls("delete", (end,), also=_NOT_CREATED) for end in ACTS),
     *(Calls("files", (end,), also=_NOT_CREATED) for end in ENDS),
     Calls("content", (*ENDS, "cut=0.3", "cut=0.9")),
-    Calls("content", ("cut=0.6", "whole", "cut=0.2", "whole")),
+    Calls("content", ("cut=0.6", "whole", "cut=0.5", "whole"), tasks=12, in_each=6),
 ]
 """`file` (what is said of one file) is a call that the runner never makes; `content_gone` and `cancel` have tests of
 their own, since a run ends with them, or needs a batch that is late."""

@@ -39,6 +39,8 @@ AT_ONCE = 8
 """Images that are being flushed, named and recorded at a time, while further lines come in."""
 NOTED_BYTES = 64 << 20
 """How much of a file is read between two notes of how far it was."""
+NAMED_S = 600
+"""How long a batch that is over may take to name its results."""
 _PAGE = 500
 _DAY_S = 86_400
 
@@ -96,6 +98,9 @@ class Collector:
         if batch.status == "failed":
             await self._not_run(batch, problems)
             return True
+        is_young = desk.now_ms() - (batch.ended_ms or desk.now_ms()) < NAMED_S * 1000
+        if is_young and batch.output_file_id is None and _has_results(batch):
+            raise Retryable(f"batch {batch.id} is {batch.status}, and its results are not named yet", code="no_results")
         waiting = set(await in_thread(desk.ledger.batches.open_ids, batch.id))
         is_gone = False
         for which, file_id, read in (
@@ -279,6 +284,13 @@ class Collector:
             self.queue_full = message
         elif all(problem.line is None for problem in problems):
             self._settler.concerns_everyone(not_taken(message, code, None))
+
+
+def _has_results(batch: Batch) -> bool:
+    """Whether a batch that is over has brought anything, by the provider's own count; without one, where it says so."""
+    if batch.completed is None:
+        return batch.status == "completed" and batch.error_file_id is None
+    return batch.completed > 0
 
 
 def _silence(batch: Batch, means: str, *, is_gone: bool) -> ProviderError:

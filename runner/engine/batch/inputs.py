@@ -6,19 +6,24 @@ picture shows: it is known by its identity.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
+from functools import partial
 
 import anyio
 
 from runner.engine.batch.common import Desk, in_thread
-from runner.errors import ProviderError
+from runner.errors import ProviderError, Refused
 from runner.ledger import Todo
+from runner.provider import Purpose, RemoteFile, Upload
 from runner.tasks import Source
 
 KEEP_S = 30 * 86_400
 """How long the provider is asked to keep an input: the longest that it can be asked for."""
 NEEDED_S = 3 * 86_400
 """How long it must still be there when a batch that names it is submitted: 24 h, and room for a slow queue."""
+_WAYS: tuple[tuple[Purpose, int | None], ...] = (("vision", KEEP_S), ("user_data", KEEP_S), ("vision", None))
+"""What an input is sent as, and how long it is to be kept: no document says which purpose is the one for edits."""
 AT_ONCE = 4
 _MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
@@ -72,7 +77,7 @@ class RemoteInputs:
     async def _listed(self) -> set[str] | None:
         """What lies at the provider; None where it does not tell: then the record is believed."""
         try:
-            return {file.id async for file in self._desk.api.files("vision")}
+            return {file.id for purpose, _ in _WAYS async for file in self._desk.api.files(purpose)}
         except ProviderError:
             return None
 
@@ -83,15 +88,7 @@ class RemoteInputs:
                 return
             try:
                 (upload,) = await in_thread(lambda: desk.inputs([source]))
-                file = await desk.persist(
-                    lambda: desk.api.upload(
-                        upload.path,
-                        filename=f"{source.identity[:32]}.{upload.format}",
-                        purpose="vision",
-                        media_type=_MEDIA[upload.format],
-                        expires_after_s=KEEP_S,
-                    )
-                )
+                file = await self._upload(source.identity, upload)
             except Exception as error:  # told to whoever waits for all of them
                 trouble.append(error)
                 return
@@ -104,3 +101,24 @@ class RemoteInputs:
                         place, source.identity, file.id, expires_ms=expires_ms, now_ms=desk.now_ms()
                     )
                 )
+
+    async def _upload(self, identity: str, upload: Upload) -> RemoteFile:
+        """Send one file, in the first way that the provider takes."""
+        desk = self._desk
+        ways = deque(_WAYS)
+        while True:
+            purpose, expires_after_s = ways.popleft()
+            try:
+                return await desk.persist(
+                    partial(
+                        desk.api.upload,
+                        upload.path,
+                        filename=f"{identity[:32]}.{upload.format}",
+                        purpose=purpose,
+                        media_type=_MEDIA[upload.format],
+                        expires_after_s=expires_after_s,
+                    )
+                )
+            except Refused:
+                if not ways:
+                    raise

@@ -22,19 +22,19 @@ _attempts = metadata.tables["attempts"]
 _assets = metadata.tables["assets"]
 
 
-def values_of(table: sa.Table, *names: str) -> dict[str, sa.BindParameter[Any]]:
+def _values(table: sa.Table, *names: str) -> dict[str, sa.BindParameter[Any]]:
     """Parameters for these columns, named `new_...`: SQLAlchemy keeps the columns' own names for itself."""
     return {name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in names}
 
 
 _FROM_STATUS = sa.and_(_tasks.c.id == sa.bindparam("task_id"), _tasks.c.status == sa.bindparam("status"))
-_MOVE = Statement(sa.update(_tasks).where(_FROM_STATUS).values(values_of(_tasks, "status")))
+_MOVE = Statement(sa.update(_tasks).where(_FROM_STATUS).values(_values(_tasks, "status")))
 _MOVE_TOLD = Statement(
-    sa.update(_tasks).where(_FROM_STATUS).values(values_of(_tasks, "status", "error_code", "error_message"))
+    sa.update(_tasks).where(_FROM_STATUS).values(_values(_tasks, "status", "error_code", "error_message"))
 )
 _BEGIN = Statement(
     sa.insert(_attempts).values(
-        values_of(
+        _values(
             _attempts,
             "task_id",
             "run_id",
@@ -44,11 +44,12 @@ _BEGIN = Statement(
             "reserved_microusd",
             "price_version",
             "begun_ms",
+            "batch_row",
         )
     )
 )
 _ADD_ASSET = Statement(
-    sa.insert(_assets).values(values_of(_assets, *(column.name for column in _assets.c if column.name != "id")))
+    sa.insert(_assets).values(_values(_assets, *(column.name for column in _assets.c if column.name != "id")))
 )
 _VACATE = Statement(
     sa.update(_assets)
@@ -94,6 +95,11 @@ def move(
 def begin(connection: sa.Connection, what: Begin) -> int:
     """Put an attempt on record before its request leaves (law 1); its id."""
     move(connection, what.task_id, Status.PLANNED, Event.BEGIN)
+    return record(connection, what)
+
+
+def record(connection: sa.Connection, what: Begin, *, batch_row: int | None = None) -> int:
+    """The row of an attempt, of one in a batch with its number; its id."""
     return made(
         _BEGIN(
             connection,
@@ -105,6 +111,7 @@ def begin(connection: sa.Connection, what: Begin) -> int:
             new_reserved_microusd=what.reserved_microusd,
             new_price_version=what.price_version,
             new_begun_ms=what.now_ms,
+            new_batch_row=batch_row,
         )
     )
 
@@ -359,7 +366,7 @@ def close(
 @cache
 def _closing(names: tuple[str, ...], doubt: bool) -> Statement:
     """There are few kinds of endings, and so few of these."""
-    values: dict[str, Any] = dict(values_of(_attempts, *names))
+    values: dict[str, Any] = dict(_values(_attempts, *names))
     if doubt:
         # What is known to have been billed is a cost; only the rest is a doubt.
         values["doubt_microusd"] = sa.case(

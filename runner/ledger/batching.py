@@ -12,11 +12,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.errors import LedgerError
-from runner.ledger.attempts import add_asset, close, inserted, made, move, values_of
+from runner.ledger.attempts import add_asset, close, inserted, move, record
 from runner.ledger.queries import request_of, todos, with_request
-from runner.ledger.statements import Statement
 from runner.ledger.tables import metadata
-from runner.ledger.types import Answer, Batch, Cost, File, Job, Member, NewBatch, Outcome, Todo, Told
+from runner.ledger.types import Answer, Batch, Begin, Cost, File, Job, Member, NewBatch, Outcome, Todo, Told
 from runner.tasks import NOT_SENT, Event, Status
 
 _jobs = metadata.tables["jobs"]
@@ -36,27 +35,6 @@ _CAME_BACK = (
 _NOTHING = (None, None)
 # As a literal, so that the index of what is open is used.
 _IS_OPEN = _batches.c.state.not_in([sa.literal_column(f"'{state}'") for state in ("collected", "dissolved")])
-_BEGIN = Statement(
-    sa.insert(_attempts).values(
-        values_of(
-            _attempts,
-            "task_id",
-            "run_id",
-            "job_id",
-            "model",
-            "simulated",
-            "reserved_microusd",
-            "price_version",
-            "begun_ms",
-            "batch_row",
-        )
-    )
-)
-
-
-def known(connection: sa.Connection) -> bool:
-    """Whether this ledger knows batches: one of an older version is looked at as it is."""
-    return sa.inspect(connection).has_table(_batches.name)
 
 
 # -- the life of a batch ----------------------------------------------------------------------------
@@ -93,22 +71,10 @@ def add(
     found = []
     for task_id, reserved_microusd in tasks:
         move(connection, task_id, Status.PLANNED, Event.SUBMIT)
-        found.append(
-            made(
-                _BEGIN(
-                    connection,
-                    new_task_id=task_id,
-                    new_run_id=new.run_id,
-                    new_job_id=new.job_id,
-                    new_model=new.model,
-                    new_simulated=new.simulated,
-                    new_reserved_microusd=reserved_microusd,
-                    new_price_version=new.price_version,
-                    new_begun_ms=now_ms,
-                    new_batch_row=number,
-                )
-            )
+        what = Begin(
+            task_id, new.run_id, new.job_id, new.model, new.simulated, reserved_microusd, new.price_version, now_ms
         )
+        found.append(record(connection, what, batch_row=number))
     return found
 
 

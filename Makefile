@@ -30,6 +30,7 @@ crash: $(VENV)/.installed-dev ## Kill runs for some minutes and hold what is lef
 
 faults: $(VENV)/.installed-dev ## Meet every fault in a random mix and hold the ledger against the bill: make faults TASKS=5000 SEED=7
 	@$(BIN)/python -m tests.faults.mix --tasks $(TASKS) --seed $(SEED)
+	@$(BIN)/python -m tests.faults.batch_mix --tasks $(TASKS) --seed $(SEED)
 
 fuzz: $(VENV)/.installed-dev ## Search for bad input that gets through, some minutes, other examples each time
 	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long

@@ -78,7 +78,8 @@ class Totals:
             f"in doubt {usd(count['doubt microusd'])} ({count['in doubt']} attempts)"
         )
         yield f"  edits              {count['composites']} composites on record"
-        yield f"  batches            {count['batches']} collected"
+        waiting = count["in batches at kills"]
+        yield f"  batches            {count['batches']} collected, {waiting} requests in one at a kill"
         yield f"  budgets            {count['capped rounds']} rounds have one, {count['ended at the cap']} ended at it"
         yield "  violations"
         yield f"    images lost                           {count['lost']}"

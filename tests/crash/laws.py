@@ -80,6 +80,15 @@ class Books:
             attempt["id"] for attempt in self.attempts if attempt["outcome"] is None and attempt["batch_row"] is None
         }
 
+    def in_batches(self) -> Counter[Asked]:
+        """What the provider works on in batches, or has made and nobody has collected, and how often."""
+        asked = self.asked()
+        return Counter(
+            asked[attempt["task_id"]]
+            for attempt in self.attempts
+            if attempt["outcome"] is None and attempt["batch_row"] is not None
+        )
+
     def done(self) -> set[Asked]:
         """What is done, in whichever job."""
         asked = self.asked()

@@ -81,7 +81,7 @@ class Plan:
             edits=dice.random() < 0.4,
             two_jobs=two_jobs,
             from_pictures=dice.random() < 0.35,
-            per_batch=dice.randint(1, 8) if dice.random() < 0.3 else None,
+            per_batch=dice.randint(1, 8) if dice.random() < 0.2 else None,
         )
         if cap_share is None:
             return plan

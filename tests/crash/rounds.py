@@ -115,6 +115,7 @@ class Round:
         self._open |= after.open()
         self._whole |= laws.temporaries(self._bench.output)
         self.report.counts["in flight at kills"] += len(fresh)
+        self.report.counts["in batches at kills"] += after.in_batches().total()
         # One in three is resumed at once, while the provider still works on what the dead run has asked for.
         waits = self._dice.random() < 0.67
         if waits:
@@ -216,10 +217,11 @@ class Round:
             if billed[asked] > most:
                 self.report.counts["paid again"] += 1
                 self._problem(f"law 3: {asked} was done, and was billed {billed[asked]} times instead of {most}")
-        begun = books.begun()
+        begun, in_batches = books.begun(), books.in_batches()
         for asked in books.done():
-            # What was asked for by a run that is dead may still come; what no attempt is on record for may not.
-            most = billed[asked] if exact else begun[asked]
+            # What was asked for by a run that is dead, or is in a batch of another job, may still come; what no attempt
+            # is on record for may not.
+            most = billed[asked] if exact and not in_batches[asked] else begun[asked]
             self._ceiling[asked] = min(most, self._ceiling.get(asked, most))
 
     def _entries(self) -> list[laws.Row]:

@@ -350,9 +350,7 @@ PLANNED: dict[str, Callable[[sa.Connection, Job], object]] = {
     "misplaced": lambda connection, job: enrol.misplaced(connection, job.id, job.revision, "job/images", 0, 10),
     "problems": lambda connection, job: queries.problems(connection, job, 10),
     "export": lambda connection, job: list(exports.export(connection, job, knows_batches=True)),
-    "spending": lambda connection, job: queries.spending(
-        connection, job_id=job.id, simulated=False, since_ms=NOW_MS
-    ),
+    "spending": lambda connection, job: queries.spending(connection, job_id=job.id, simulated=False, since_ms=NOW_MS),
     "spending of a run": lambda connection, job: queries.spent_by(connection, job_id=job.id, simulated=False, run_id=1),
     "requests": lambda connection, _: queries.requests(connection, 1),
     "last_run": queries.last_run,

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from runner.engine.batch import courier
-from runner.engine.batch.courier import Pauses
+from runner.engine.batch.watching import Pauses
 from tests.engine.command_support import KEY_VARIABLE, Desk, Said
 
 PROMPTS = ("A lighthouse at dusk", "A bakery window", "An oak chair", "A tin robot", "A paper boat")

@@ -30,7 +30,8 @@ SHARE = 0.02
 """Of the tasks, so many meet each kind of fault."""
 PERSISTENT_SHARE = 0.25
 MAX_REQUESTS = 100
-MAX_RUNS = 12
+RUNS_PER_BATCH = 3
+"""A run ends when a line says that all of it must stop, and the next one goes on."""
 RULES = (
     *(f"{call}_500:share=0.1" for call in ("upload", "retrieve", "content")),
     *(f"{call}_reset:share=0.1" for call in ("create", "retrieve", "content")),
@@ -101,7 +102,8 @@ def mix(folder: Path, peer: Peer, *, tasks: int, seed: int) -> Mixed:
     more = {"delivery": "batch", "batch": {"max_requests": MAX_REQUESTS}}
     job = Job(folder, [plan.prompt for plan in plans], RETRY, TIMEOUTS, name="mix", more=more)
     codes: list[int] = []
-    while (not codes or codes[-1] == 6) and len(codes) < MAX_RUNS:
+    most = 2 + RUNS_PER_BATCH * -(-tasks // MAX_REQUESTS)
+    while (not codes or codes[-1] == 6) and len(codes) < most:
         codes.append(run_once(job, peer, "--wait"))
     assert codes[-1] == 4, codes
 

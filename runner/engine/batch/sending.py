@@ -27,6 +27,8 @@ PATIENCE_S = (0.0, 1.0, 3.0, 6.0)
 """How long to wait before each look for a batch that may have been created."""
 _MARGIN_S = 3600
 """Clocks differ: a batch that was made longer than this before ours was begun cannot be ours."""
+_OLDER = 200
+"""Batches that cannot be ours, after which a list that is in order has no more of ours."""
 _MAX_NAME = 512
 
 
@@ -75,13 +77,14 @@ class Sender:
                             await self._refused(batch, error)
                             return False
                         # Its file has expired there, or was deleted.
-                        sent_anew = True
+                        sent_anew, found = True, False
                         await in_thread(desk.ledger.batches.not_created, number)
                 case "creating":
                     if not await self._search(batch):
                         return False
-                    found = True
-                    not_created += 1  # where it was found, it is not looked at again
+                    # Where it was found, this is not come to again; else its file was taken away.
+                    found = False
+                    not_created += 1
                 case _:
                     return not desk.stop.asked
 
@@ -194,10 +197,13 @@ class Sender:
         oldest = batch.created_ms / 1000 - _MARGIN_S
 
         async def look() -> BatchInfo | None:
+            older = 0
             async for info in desk.api.batches():
                 if info.input_file_id == batch.input_file_id or info.metadata.get("runner_batch") == batch.token:
                     return info
-                if info.created_at < oldest:
+                # Not at the first of them: not every list is in order.
+                older += 0 < info.created_at < oldest
+                if older > _OLDER:
                     break
             return None
 
@@ -208,9 +214,10 @@ class Sender:
         desk = self._desk
 
         def record() -> int:
-            desk.ledger.batches.submitted(
-                batch.id, info.id, told_of(info), submitted_ms=info.created_at * 1000, now_ms=desk.now_ms()
-            )
+            now_ms = desk.now_ms()
+            # A provider that does not say when it was created has just heard of it.
+            submitted_ms = info.created_at * 1000 or now_ms
+            desk.ledger.batches.submitted(batch.id, info.id, told_of(info), submitted_ms=submitted_ms, now_ms=now_ms)
             desk.store.batches.drop(batch.id)
             return desk.ledger.batches.reserved(batch.id)
 

@@ -82,8 +82,8 @@ class Sender:
                 case "creating":
                     if not await self._search(batch):
                         return False
-                    # Where it was found, this is not come to again; else its file was taken away.
-                    found = False
+                    # Where it was found, this is not come to again; else its file may not have been taken away.
+                    found = True
                     not_created += 1
                 case _:
                     return not desk.stop.asked

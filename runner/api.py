@@ -139,7 +139,6 @@ def cancel(
     options: Options = _DEFAULT,  # frozen, so shared safely
     *,
     forget: bool = False,
-    listener: Listener | None = None,
 ) -> list[Cancelled]:
     """Ask the provider to end the batches of a job; what they have made by then is still to be collected.
 
@@ -151,7 +150,7 @@ def cancel(
     """
     from runner.collecting import cancel as end_all
 
-    return end_all(job, options, forget=forget, listener=listener or _ignore)
+    return end_all(job, options, forget=forget)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def collect(
                 continue
             try:
                 with ledger.lock(name, now=invocation.now()):
-                    for place in _places(ledger, found, options):
+                    for place in _places(ledger, found):
                         there = _there(options, place)
                         request = _request(ledger, found, there, listener)
                         own = _own(stop)
@@ -100,32 +100,31 @@ def _own(stop: Stop) -> Stop:
     return own
 
 
-def cancel(job: str | Path, options: Options, *, forget: bool, listener: Listener) -> list[Cancelled]:
+def cancel(job: str | Path, options: Options, *, forget: bool) -> list[Cancelled]:
     """See `runner.api.cancel`. Without the job's lock: a run that waits for these batches hears of it by itself."""
     found: list[Cancelled] = []
     with Ledger.open(options.ledger_path, create=False) as ledger:
         known = invocation.find_job(job, ledger)
-        for place in _places(ledger, known, options):
+        for place in _places(ledger, known):
             there = _there(options, place)
-            request = _request(ledger, known, there, listener)
             batches = [batch for batch in ledger.batches.open(known) if batch.base_url == place[1]]
             if place[1] is None:
                 # Its simulator has ended with its run.
                 unknown = [_unsure(batch) for batch in batches]
                 found.extend(_forget(ledger, known, unknown) if forget else unknown)
                 continue
-            endpoint = invocation.endpoint(request.provider, there)
+            provider = catalogs.load(options.catalog).provider(there.provider or place[0])
+            endpoint = invocation.endpoint(provider, there)
             found.extend(anyio.run(_cancel_all, ledger, known, batches, endpoint, forget))
     return found
 
 
-def _places(ledger: Ledger, job: Job, options: Options) -> list[Place]:
+def _places(ledger: Ledger, job: Job) -> list[Place]:
     """Where the batches of a job were submitted; the job's own provider where none is left, for what came back."""
     places = list(dict.fromkeys((batch.provider, batch.base_url) for batch in ledger.batches.open(job)))
     if places:
         return places
-    newest = ledger.batches.all(job)[-1:]
-    return [(batch.provider, batch.base_url) for batch in newest]
+    return [(batch.provider, batch.base_url) for batch in ledger.batches.all(job, limit=1)]
 
 
 def _there(options: Options, place: Place) -> Options:

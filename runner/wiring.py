@@ -29,7 +29,7 @@ from runner.provider import Client, Endpoint, Timeouts
 from runner.rules.breaker import Breaker, default_limit
 from runner.rules.budget import Budget
 from runner.rules.concurrency import descriptors_for, places_for
-from runner.rules.pacing import Gate, Pace, Pacer
+from runner.rules.pacing import Pace, Pacer
 from runner.rules.quoting import Quoter
 from runner.rules.retry import Policy
 from runner.store import Store
@@ -63,10 +63,6 @@ class Wiring:
     def is_embedded(self) -> bool:
         """Whether the provider is a simulator that ends with this run."""
         return embeds(self.request.provider, self.options)
-
-    def gates(self) -> dict[str, Gate]:
-        """The limits, to be changed by what the provider says."""
-        return dict(self.request.gates)
 
     def quoter(self, delivery: Delivery) -> Quoter:
         """The prices of one delivery."""
@@ -104,7 +100,7 @@ class Wiring:
     @contextmanager
     def pace(self, emit: Listener) -> Iterator[Pace]:
         """This run's pace, together with every other run that uses the same key on this machine."""
-        own = Pacer(self.gates())
+        own = Pacer(dict(self.request.gates))
         folder = limiter.default_folder()
         if self.is_embedded:
             yield own  # a simulator that nobody else can reach
@@ -142,7 +138,10 @@ class Wiring:
     ) -> Pool:
         """The online engine, for the tasks that `todo` gives; `begun` others were put into batches before."""
         limit = None if self.options.limit is None else max(0, self.options.limit - begun)
-        to_do = self.ledger.statuses(self.job)[Status.PLANNED]
+        if self.request.delivery == "batch":
+            to_do = self.ledger.batches.count_fallen(self.job)
+        else:
+            to_do = self.ledger.statuses(self.job)[Status.PLANNED]
         to_do = to_do if limit is None else min(to_do, limit)
         models = self.request.online_models or self.request.models
         return Pool(

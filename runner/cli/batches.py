@@ -98,7 +98,6 @@ def cancel(
     the rest is planned again, and the next run would submit it again.
     """
     from runner import api
-    from runner.cli.progress import Warnings
 
     chosen = options.gather(
         provider=provider,
@@ -109,7 +108,7 @@ def cancel(
         ledger=ledger,
         catalog=catalog,
     )
-    found = api.cancel(job, chosen, forget=forget, listener=Warnings())
+    found = api.cancel(job, chosen, forget=forget)
     for each in found:
         if json:
             console.line(

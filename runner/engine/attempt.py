@@ -17,8 +17,8 @@ from collections.abc import Mapping
 import anyio
 
 from runner.engine import events
-from runner.engine.outcome import ending_of, is_doubtful, is_told, misfit
-from runner.engine.recovery import fits, make_room
+from runner.engine.outcome import cost_of, ending_of, is_doubtful, is_told, misfit, spoilt
+from runner.engine.recovery import file_of, fits, make_room
 from runner.engine.shared import LEAD_S, Again, Shared, Turn, Work, kind_of
 from runner.engine.sink import ImageSink
 from runner.errors import (
@@ -33,7 +33,7 @@ from runner.errors import (
 )
 from runner.ledger import Answer, Begin, Cost, File, Steps
 from runner.provider import Made
-from runner.rules import pricing, retry
+from runner.rules import retry
 from runner.rules.budget import Reservation
 from runner.rules.pacing import Heard
 from runner.store import BadImage, Partial
@@ -146,13 +146,7 @@ class Attempt:
                 await self._keep(made, sink)
                 return None
             except BadImage as error:
-                failure = Unusable(
-                    error.message,
-                    code=error.code,
-                    http_status=made.http_status,
-                    request_id=made.request_id,
-                    usage=made.envelope.usage,
-                )
+                failure = spoilt(error, made)
             except StoreError as error:
                 # Whole on disk or nearly: it is left for the next run to look at.
                 run.end(error, "failed")
@@ -212,8 +206,8 @@ class Attempt:
         sealed, request = sink.seal(), self._todo.request
         if not fits(sealed, request.pixels, request.output_format):
             raise BadImage(misfit(sealed, request), code="wrong_image")
-        facts, path = sealed.facts, run.store.path(self._todo.name)
-        file = File(path, sealed.sha256, sealed.bytes, facts.format, facts.width, facts.height, facts.has_c2pa)
+        path = run.store.path(self._todo.name)
+        file = file_of(sealed, path)
         yield run.writer.received(self._id, answer=answer, cost=cost, file=file)
         if run.store.occupied(path):
             make_room(run.ledger, run.store, path)
@@ -320,12 +314,7 @@ class Attempt:
         return True
 
     def _cost(self, usage: Usage | None, usage_json: str | None) -> Cost:
-        """What an answer was billed; where it told no usage, what was reserved for it: never too little for a cap."""
-        run = self._run
-        if usage is not None and usage.is_told:
-            prices = run.quoter.prices(self._model)
-            return Cost(pricing.cost_microusd(usage, prices), "usage", usage, usage_json)
-        return Cost(self._reservation.amount_microusd, "estimate", None, usage_json)
+        return cost_of(self._run.quoter, self._model, usage, usage_json, self._reservation.amount_microusd)
 
     def _meter(self, usage: Usage | None) -> None:
         """What an answer took in tokens corrects what is booked for the next of its kind."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from runner.errors import Lost, ProviderError, Unusable
-from runner.rules import retry
-from runner.store import Sealed
+from runner.errors import Lost, ProviderError, Unusable, Usage
+from runner.ledger import Cost
+from runner.provider import Made
+from runner.rules import pricing, retry
+from runner.rules.quoting import Quoter
+from runner.store import BadImage, Sealed
 from runner.tasks import Event, ImageRequest
 
 
@@ -22,6 +25,24 @@ def is_told(error: ProviderError) -> bool:
 def is_doubtful(error: ProviderError) -> bool:
     """Whether the provider may have billed an amount that nobody has told."""
     return isinstance(error, Lost | Unusable) and not is_told(error)
+
+
+def spoilt(bad: BadImage, made: Made) -> Unusable:
+    """The error of an answer that came whole, with an image that is none, or not the one that was asked for."""
+    return Unusable(
+        bad.message,
+        code=bad.code,
+        http_status=made.http_status,
+        request_id=made.request_id,
+        usage=made.envelope.usage,
+    )
+
+
+def cost_of(quoter: Quoter, model: str, usage: Usage | None, usage_json: str | None, reserved_microusd: int) -> Cost:
+    """What an answer was billed; where it told no usage, what was reserved for it: never too little for a cap."""
+    if usage is not None and usage.is_told:
+        return Cost(pricing.cost_microusd(usage, quoter.prices(model)), "usage", usage, usage_json)
+    return Cost(reserved_microusd, "estimate", None, usage_json)
 
 
 def ending_of(decision: retry.Decision) -> tuple[Event, str]:

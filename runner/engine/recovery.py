@@ -125,14 +125,14 @@ def _rescued(ledger: Ledger, store: Store, orphan: Orphan) -> File | None:
         # With its own file still waiting, the same bytes under its name belong to the one that had the name before.
         if placed and not waits:
             found = store.examine(orphan.received_path)
-            return _file(found, orphan.received_path) if found else None
+            return file_of(found, orphan.received_path) if found else None
         if not waits:
             return None
     found = store.examine_partial(orphan.attempt_id)
     if found is None or not fits(found, orphan.request.pixels, orphan.request.output_format):
         return None
     path = store.path(orphan.name)
-    file = _file(found, path)
+    file = file_of(found, path)
     # Once it has its name it is no longer found by its attempt: a recovery that dies in between must know it again.
     ledger.found(orphan, file)
     make_room(ledger, store, path)
@@ -146,6 +146,7 @@ def fits(sealed: Sealed, pixels: tuple[int, int] | None, output_format: str) -> 
     return facts.format == output_format and (pixels is None or (facts.width, facts.height) == pixels)
 
 
-def _file(sealed: Sealed, path: str) -> File:
+def file_of(sealed: Sealed, path: str) -> File:
+    """What is put on record of an image that lies, or will lie, at `path`."""
     facts = sealed.facts
     return File(path, sealed.sha256, sealed.bytes, facts.format, facts.width, facts.height, facts.has_c2pa)

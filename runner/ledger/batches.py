@@ -7,6 +7,9 @@ is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import sqlalchemy as sa
 
 from runner.ledger import batching, remote
 from runner.ledger.database import Database
@@ -14,6 +17,12 @@ from runner.ledger.types import Answer, Batch, Cost, File, Job, Member, NewBatch
 from runner.ledger.writer import Change
 from runner.planner import CHUNK, chunks
 from runner.tasks import Event
+
+
+class _EndSome(Protocol):
+    """Gives some of the open requests of a batch an ending; how many there were."""
+
+    def __call__(self, connection: sa.Connection, number: int, limit: int, answer: Answer, *, now_ms: int) -> int: ...
 
 
 class Batches:
@@ -98,13 +107,7 @@ class Batches:
 
         In transactions of a fraction of a second each; what is cut off is taken up by the next call.
         """
-        count = 0
-        while True:
-            with self._database.write() as connection:
-                done = batching.give_back(connection, number, CHUNK, answer, now_ms=now_ms)
-            count += done
-            if not done:
-                break
+        count = self._all_of(batching.give_back, number, answer, now_ms)
         self._go_on(
             number,
             ["preparing", "sealed", "uploaded", "creating", "submitted"],
@@ -117,13 +120,7 @@ class Batches:
 
     def lose(self, number: int, answer: Answer, *, now_ms: int) -> int:
         """Nobody can bring it home any more: whatever of it has no ending is in doubt; how much that is."""
-        count = 0
-        while True:
-            with self._database.write() as connection:
-                done = batching.lose_some(connection, number, CHUNK, answer, now_ms=now_ms)
-            count += done
-            if not done:
-                break
+        count = self._all_of(batching.lose_some, number, answer, now_ms)
         self.abandoned(number, now_ms=now_ms, code=answer.error_code, message=answer.error_message)
         return count
 
@@ -144,9 +141,9 @@ class Batches:
         """The batches of a job that are not over here, oldest first."""
         return self._list(job, only_open=True)
 
-    def all(self, job: Job) -> list[Batch]:
+    def all(self, job: Job, *, limit: int = 1000) -> list[Batch]:
         """The newest batches of a job, oldest first."""
-        return self._list(job, only_open=False)
+        return self._list(job, only_open=False, limit=limit)
 
     def one(self, number: int) -> Batch:
         """One batch."""
@@ -236,11 +233,21 @@ class Batches:
         with self._database.write() as connection:
             remote.remember(connection, base_url, identity, file_id, expires_ms=expires_ms, now_ms=now_ms)
 
-    def _list(self, job: Job, *, only_open: bool) -> list[Batch]:
+    def _all_of(self, end_some: _EndSome, number: int, answer: Answer, now_ms: int) -> int:
+        """Give all open requests of a batch an ending, a transaction for each page of them; how many there were."""
+        count = 0
+        while True:
+            with self._database.write() as connection:
+                done = end_some(connection, number, CHUNK, answer, now_ms=now_ms)
+            if not done:
+                return count
+            count += done
+
+    def _list(self, job: Job, *, only_open: bool, limit: int | None = None) -> list[Batch]:
         if not self._known:
             return []
         with self._database.read() as connection:
-            return batching.batches(connection, job.id, only_open=only_open)
+            return batching.batches(connection, job.id, only_open=only_open, limit=limit)
 
     def _go_on(self, number: int, from_states: Sequence[str], state: str, **values: object) -> None:
         with self._database.write() as connection:

@@ -134,8 +134,8 @@ def count_fallen(connection: sa.Connection, job: Job) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def batches(connection: sa.Connection, job_id: int, *, only_open: bool, limit: int = 1000) -> list[Batch]:
-    """Batches of a job, oldest first: the newest `limit` of them."""
+def batches(connection: sa.Connection, job_id: int, *, only_open: bool, limit: int | None) -> list[Batch]:
+    """Batches of a job, oldest first: the newest `limit` of them, or all."""
     query = sa.select(_batches).where(_batches.c.job_id == job_id)
     if only_open:
         query = query.where(_IS_OPEN)
@@ -338,29 +338,31 @@ def lost(
 
 def lose_some(connection: sa.Connection, number: int, limit: int, answer: Answer, *, now_ms: int) -> int:
     """Put requests of a batch that nobody can bring home in doubt; how many there were, at most `limit`."""
-    rows = connection.execute(
-        sa.select(_attempts.c.id, _attempts.c.task_id)
-        .where(_attempts.c.batch_row == number, _attempts.c.outcome.is_(None))
-        .limit(limit)
-    ).all()
-    for attempt_id, task_id in rows:
+    found = _open(connection, number, limit)
+    for attempt_id, task_id in found:
         move(connection, task_id, Status.SUBMITTED, Event.LOST, told=(answer.error_code, answer.error_message))
         close(connection, attempt_id, answer, None, doubt=True, outcome="lost", ended_ms=now_ms)
-    return len(rows)
+    return len(found)
 
 
 def give_back(connection: sa.Connection, number: int, limit: int, answer: Answer, *, now_ms: int) -> int:
     """Let requests of a batch of which nothing was run be planned again; how many there were, at most `limit`."""
+    given_back = Answer(error_code=NOT_SENT, error_message=answer.error_message)
+    found = _open(connection, number, limit)
+    for attempt_id, task_id in found:
+        move(connection, task_id, Status.SUBMITTED, Event.EXPIRED, told=(answer.error_code, answer.error_message))
+        close(connection, attempt_id, given_back, None, outcome="backoff", ended_ms=now_ms)
+    return len(found)
+
+
+def _open(connection: sa.Connection, number: int, limit: int) -> list[tuple[int, int]]:
+    """Requests of a batch whose answer is not known yet: attempt and task."""
     rows = connection.execute(
         sa.select(_attempts.c.id, _attempts.c.task_id)
         .where(_attempts.c.batch_row == number, _attempts.c.outcome.is_(None))
         .limit(limit)
-    ).all()
-    for attempt_id, task_id in rows:
-        move(connection, task_id, Status.SUBMITTED, Event.EXPIRED, told=(answer.error_code, answer.error_message))
-        given_back = Answer(error_code=NOT_SENT, error_message=answer.error_message)
-        close(connection, attempt_id, given_back, None, outcome="backoff", ended_ms=now_ms)
-    return len(rows)
+    )
+    return [(row.id, row.task_id) for row in rows]
 
 
 def _batch(row: sa.Row[Any]) -> Batch:

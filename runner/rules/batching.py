@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-MAX_REQUESTS = 50_000
-"""Requests that one batch may have. Source: OpenAI, Batch API reference."""
 MAX_FILE_BYTES = 200_000_000
 """The longest input file: 200 MB, read in the stricter of its two senses. Source: OpenAI, Files API reference."""
 KEPT_S = 30 * 86_400

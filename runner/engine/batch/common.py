@@ -17,7 +17,7 @@ import anyio.to_thread
 from runner.engine import events
 from runner.engine.shared import Inputs
 from runner.engine.stop import Stop
-from runner.errors import ProviderError, RateLimited, Retryable, RunnerError
+from runner.errors import RateLimited, Retryable, RunnerError
 from runner.ledger import Batch, Job, Ledger, Member, Told, Writer
 from runner.provider import BatchInfo, Line, OpenSink, Purpose, RemoteFile
 from runner.rules import retry
@@ -164,7 +164,7 @@ class Desk:
         while True:
             try:
                 return await ask()
-            except (Retryable, RateLimited) as error:
+            except Retryable as error:
                 tally = tally.plus(error)
                 decision = retry.decide(error, tally, self.terms.policy, self.jitter())
                 if not isinstance(decision, retry.TryAgain) or self.stop.asked:
@@ -207,10 +207,10 @@ async def in_thread(work: Callable[..., T], *arguments: object) -> T:
 
 async def history(desk: Desk) -> list[Past]:
     """The newest batches of the job that have come to the provider, oldest first."""
-    batches = await in_thread(desk.ledger.batches.all, desk.job)
+    batches = await in_thread(lambda: desk.ledger.batches.all(desk.job, limit=HISTORY))
     return [
         Past(batch.requests, batch.error_code, batch.created_ms, batch.collected_ms)
-        for batch in batches[-HISTORY:]
+        for batch in batches
         if batch.requests
     ]
 
@@ -240,8 +240,3 @@ def attempt_of(name: str | None) -> int | None:
     if not (dash and len(proof) == 16 and number.isascii() and number.isdigit() and len(number) < 19):
         return None
     return int(number)
-
-
-def unlucky(error: ProviderError) -> bool:
-    """Whether an error says nothing of what was asked: it may go through another time."""
-    return isinstance(error, Retryable)

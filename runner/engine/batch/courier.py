@@ -217,7 +217,7 @@ class Courier:
         if self._submitted and seen.ended and seen.fruitless == seen.ended:
             desk.end(
                 TooManyFailures(
-                    "no image came of the batches that were submitted last",
+                    "the provider has worked on nothing of the batches that were submitted last",
                     hint="`runner status` says what became of them; run again to go on",
                 ),
                 "too many failures",

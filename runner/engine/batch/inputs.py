@@ -6,8 +6,8 @@ picture shows: it is known by its identity.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 
 import anyio
@@ -24,6 +24,7 @@ NEEDED_S = 3 * 86_400
 """How long it must still be there when a batch that names it is submitted: 24 h, and room for a slow queue."""
 _WAYS: tuple[tuple[Purpose, int | None], ...] = (("vision", KEEP_S), ("user_data", KEEP_S), ("vision", None))
 """What an input is sent as, and how long it is to be kept: no document says which purpose is the one for edits."""
+_PURPOSES: tuple[Purpose, ...] = ("vision", "user_data")
 AT_ONCE = 4
 _MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
@@ -77,7 +78,7 @@ class RemoteInputs:
     async def _listed(self) -> set[str] | None:
         """What lies at the provider; None where it does not tell: then the record is believed."""
         try:
-            return {file.id for purpose, _ in _WAYS async for file in self._desk.api.files(purpose)}
+            return {file.id for purpose in _PURPOSES async for file in self._desk.api.files(purpose)}
         except ProviderError:
             return None
 
@@ -105,20 +106,15 @@ class RemoteInputs:
     async def _upload(self, identity: str, upload: Upload) -> RemoteFile:
         """Send one file, in the first way that the provider takes."""
         desk = self._desk
-        ways = deque(_WAYS)
-        while True:
-            purpose, expires_after_s = ways.popleft()
-            try:
-                return await desk.persist(
-                    partial(
-                        desk.api.upload,
-                        upload.path,
-                        filename=f"{identity[:32]}.{upload.format}",
-                        purpose=purpose,
-                        media_type=_MEDIA[upload.format],
-                        expires_after_s=expires_after_s,
-                    )
-                )
-            except Refused:
-                if not ways:
-                    raise
+        *others, last = _WAYS
+        send = partial(
+            desk.api.upload,
+            upload.path,
+            filename=f"{identity[:32]}.{upload.format}",
+            media_type=_MEDIA[upload.format],
+        )
+        for purpose, expires_after_s in others:
+            with suppress(Refused):
+                return await desk.persist(partial(send, purpose=purpose, expires_after_s=expires_after_s))
+        purpose, expires_after_s = last
+        return await desk.persist(partial(send, purpose=purpose, expires_after_s=expires_after_s))

@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from runner.engine import events
 from runner.engine.batch.common import Desk, in_thread, told_of
-from runner.errors import Lost, ModelGone, ProviderError, RateLimited, Retryable, StopRun
+from runner.errors import Lost, ModelGone, ProviderError, Retryable, StopRun
 from runner.ledger import Answer, Batch
 from runner.provider import BatchInfo, NoSuch
 from runner.rules import retry
@@ -139,7 +139,7 @@ class Sender:
             except Lost as error:
                 self._lost = error.message
                 return True
-            except (Retryable, RateLimited) as error:
+            except Retryable as error:
                 tally = tally.plus(error)
                 decision = retry.decide(error, tally, desk.terms.policy, desk.jitter())
                 if error.code != QUEUE_FULL:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from runner.engine import events
 from runner.engine.batch.common import Desk, in_thread
-from runner.engine.outcome import ending_of, is_doubtful, is_told, misfit
-from runner.engine.recovery import fits, make_room
+from runner.engine.outcome import cost_of, ending_of, is_doubtful, is_told, misfit, spoilt
+from runner.engine.recovery import file_of, fits, make_room
 from runner.engine.sink import ImageSink
 from runner.errors import Expired, ModelGone, ProviderError, RateLimited, Retryable, StopRun, Unusable, Usage
 from runner.ledger import Answer, Batch, Cost, File, Member, Steps
 from runner.provider import Line, Made
-from runner.rules import pricing, retry
+from runner.rules import retry
 from runner.store import BadImage
 from runner.tasks import Event
 
@@ -49,13 +49,7 @@ class Settler:
                     await self._keep(member, made, sink)
                     return
                 except BadImage as bad:
-                    error = Unusable(
-                        bad.message,
-                        code=bad.code,
-                        http_status=made.http_status,
-                        request_id=made.request_id,
-                        usage=made.envelope.usage,
-                    )
+                    error = spoilt(bad, made)
             else:
                 error = Unusable("the line has no image", code="no_data", usage=made.envelope.usage)
         if error is not None:
@@ -93,7 +87,6 @@ class Settler:
         sealed, request = sink.seal(), member.request
         if not fits(sealed, request.pixels, request.output_format):
             raise BadImage(misfit(sealed, request), code="wrong_image")
-        facts = sealed.facts
         if member.wanted:
             path = desk.store.path(member.name)
             make_room(desk.ledger, desk.store, path, keep_sha256=sealed.sha256)
@@ -102,18 +95,14 @@ class Settler:
             path = desk.store.superseded(member.name, tag=f"late-{member.attempt_id}", sha256=sealed.sha256)
         if not desk.store.occupied(path):
             desk.store.place_line(sink.partial, path)
-        file = File(path, sealed.sha256, sealed.bytes, facts.format, facts.width, facts.height, facts.has_c2pa)
+        file = file_of(sealed, path)
         yield desk.ledger.batches.saved(
             member, answer=answer, cost=cost, file=file, run_id=desk.run_id, now_ms=desk.now_ms()
         )
         return file
 
     def _cost(self, member: Member, usage: Usage | None, usage_json: str | None) -> Cost:
-        """What a line was billed, at the batch price; where it told no usage, what was reserved for it."""
-        if usage is not None and usage.is_told:
-            prices = self._desk.quoter.prices(member.model)
-            return Cost(pricing.cost_microusd(usage, prices), "usage", usage, usage_json)
-        return Cost(member.reserved_microusd, "estimate", None, usage_json)
+        return cost_of(self._desk.quoter, member.model, usage, usage_json, member.reserved_microusd)
 
     async def fail(self, member: Member, error: ProviderError, usage_json: str | None = None) -> None:
         """A line brought no image: decide, record, settle."""

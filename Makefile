@@ -10,20 +10,28 @@ ROUNDS ?= 3
 BENCH_TASKS ?= 1000000
 ONLY ?=
 PEERS := .venv-bench
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore=tests/browser
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test crash faults fuzz bench guard check format schema clean
+CHROMIUM = $${RUNNER_BROWSER:-$$(command -v chromium || command -v chromium-browser || command -v google-chrome)}
+
+.PHONY: help run test browser-test screenshots crash faults fuzz bench guard check format schema clean
 
 help: ## Show what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
 
 run: $(VENV)/.installed ## Make jobs/nightly-thumbnails.yaml with the embedded simulator: free, nothing leaves this machine
 	@$(BIN)/runner run jobs/nightly-thumbnails.yaml --provider simulator
 
 test: $(VENV)/.installed-dev ## Run the tests, on every core
 	@$(PYTEST)
+
+browser-test: $(VENV)/.installed-browser ## Run the tests of the gallery and the review in a real browser: installs Chromium where it may
+	@$(BIN)/python -m pytest tests/browser
+
+screenshots: $(VENV)/.installed-browser ## Make docs/images anew: a sweep on the simulator, seen in a browser
+	@$(BIN)/python -m tests.browser.screenshots
 
 crash: $(VENV)/.installed-dev ## Kill runs for some minutes and hold what is left to the laws: make crash KILLS=1000 SEED=7
 	@$(BIN)/python -m tests.crash.campaign --kills $(KILLS) --seed $(SEED)
@@ -72,6 +80,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the tools for development into $(VENV) ..." >&2
 	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	@echo "installing the tools for the tests in a browser into $(VENV) ..." >&2
+	@$(PIP_INSTALL) --editable '.[dev,browser]'
+	@if [ -z "$(CHROMIUM)" ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing Chromium ..." >&2; \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+		else \
+			echo "there is no Chromium in PATH: install it (on Debian: apt install chromium), or name it in RUNNER_BROWSER" >&2; \
+			exit 1; \
+		fi; \
+	fi
 	@touch $@
 
 $(PEERS)/.installed: tests/bench/peers-requirements.txt | $(BIN)/python

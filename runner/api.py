@@ -11,7 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +27,29 @@ if TYPE_CHECKING:
     from runner.engine.events import Listener, Summary
     from runner.engine.stop import Stop
     from runner.manifest import Manifest
+    from runner.promotion import Choosing, Promotion, Target
+    from runner.rendering import Gallery, Rendered
     from runner.tasks import Status
     from runner.verification import Ask, Verdict
     from runner.verification import Listener as VerifyListener
 
 
-__all__ = ["Options", "cancel", "collect", "load", "manifest_path", "plan", "retry", "run", "simulator", "verify"]
+__all__ = [
+    "Options",
+    "cancel",
+    "collect",
+    "gallery",
+    "load",
+    "manifest_path",
+    "plan",
+    "promote",
+    "promotion",
+    "render",
+    "retry",
+    "run",
+    "simulator",
+    "verify",
+]
 
 _DEFAULT = Options()
 
@@ -151,6 +168,71 @@ def cancel(
     from runner.collecting import cancel as end_all
 
     return end_all(job, options, forget=forget)
+
+
+def render(
+    job: str | Path,
+    options: Options = _DEFAULT,  # frozen, so shared safely
+    *,
+    listener: Listener | None = None,
+) -> Rendered:
+    """Make the renditions and composites of a job that are not there, or not as its manifest has them now.
+
+    Raises:
+        InputError: the ledger does not know the job, or its manifest asks for none.
+        Locked: a run holds the job, and makes them itself.
+        LedgerError, StoreError: the ledger or the output folder cannot be used.
+    """
+    from runner.rendering import render as make_all
+
+    return make_all(job, options, listener or _ignore)
+
+
+def gallery(
+    job: str | Path,
+    options: Options = _DEFAULT,  # frozen, so shared safely
+    *,
+    listener: Listener | None = None,
+) -> Gallery:
+    """Write the gallery of a job, with the thumbnails that it lacks; each later run brings it up to date.
+
+    Raises:
+        InputError: the ledger does not know the job.
+        LedgerError, StoreError: the ledger or the output folder cannot be used.
+    """
+    from runner.rendering import gallery as write
+
+    return write(job, options, listener or _ignore)
+
+
+def promotion(
+    job: str | Path, options: Options, choosing: Choosing, target: Target
+) -> AbstractContextManager[Promotion]:
+    """The manifest by which chosen images are made again, to be planned, and then given to `promote`, in the block.
+
+    Raises:
+        InputError: nothing is chosen, or what would be asked for is what is there already.
+    """
+    from runner.promotion import prepared
+
+    return prepared(job, options, choosing, target)
+
+
+def promote(
+    prepared: Promotion,
+    options: Options = _DEFAULT,  # frozen, so shared safely
+    *,
+    listener: Listener | None = None,
+    stop: Stop | None = None,
+    handle_signals: bool = False,
+) -> Summary:
+    """Make what was prepared, as `run` does; where the origin has a gallery, that shows it, and the new job has one."""
+    from runner.promotion import keep
+    from runner.rendering import show_beside
+
+    summary = run(keep(prepared, options), options, listener=listener, stop=stop, handle_signals=handle_signals)
+    show_beside(prepared.origin, prepared.name, options, listener or _ignore)
+    return summary
 
 
 @contextmanager

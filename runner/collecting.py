@@ -21,10 +21,10 @@ from runner.engine.batch.common import told_of
 from runner.engine.events import Listener, Summary
 from runner.engine.stop import Stop
 from runner.errors import InputError, Locked, Refused, RunnerError, StoreError
-from runner.invocation import Options, Request
+from runner.invocation import Options, Request, now_ms
 from runner.ledger import Answer, Batch, Job, Ledger
 from runner.provider import FINAL, Batches, Endpoint, Timeouts, connect
-from runner.session import HURRIED, Session, now_ms
+from runner.session import HURRIED, Session
 
 _FORGOTTEN = Answer(error_code="batch_forgotten", error_message="the provider does not know its batch; it was given up")
 Place = tuple[str, str | None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -115,6 +116,18 @@ def find_manifest(job: str | Path, ledger: Ledger | None) -> Path:
     names = ", ".join(item.name for item in ledger.jobs()[:10]) if ledger is not None else ""
     hint = f"the ledger knows: {names}" if names else "give the path of a manifest; `runner init` writes a first one"
     raise InputError(f"there is no manifest and no known job {str(job)!r}", hint=hint)
+
+
+def open_to_write(options: Options) -> Ledger:
+    """The ledger that is there, brought to this version's schema.
+
+    Raises:
+        LedgerError: there is none, or it cannot be used.
+    """
+    from runner.ledger import Ledger
+
+    path = options.ledger_path
+    return Ledger.open(path, create=Ledger.exists(path))
 
 
 def find_job(job: str | Path, ledger: Ledger) -> Job:
@@ -380,3 +393,8 @@ def budget_for(request: Request, options: Options, ledger: Ledger | None, job: J
 def now() -> dt.datetime:
     """The time, aware, in UTC."""
     return dt.datetime.now(dt.UTC)
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from runner import __version__
+from runner import __version__, closing, rendering
 from runner import manifest as manifests
 from runner.engine import events, recovery
 from runner.engine.events import Event, Listener, Summary
 from runner.engine.pool import Pool
 from runner.engine.stop import Stop
+from runner.engine.tally import Tally
 from runner.errors import InputError, RunnerError, TimeLimit
-from runner.invocation import Options, Request, budget_for, check_tasks, now
+from runner.invocation import Options, Request, budget_for, check_tasks, now, now_ms
 from runner.ledger import Job, Ledger, RunStart
 from runner.provider import Client, Endpoint, connect
 from runner.report.lines import line
@@ -37,7 +38,7 @@ from runner.wiring import Wiring
 
 if TYPE_CHECKING:
     from runner.engine.batch.common import Desk
-    from runner.engine.composites import Compositor
+    from runner.engine.renditions import Renderer
 
 _TIME_LIMIT = "time limit"
 HURRIED = ("interrupted", _TIME_LIMIT)
@@ -68,7 +69,7 @@ class Session:
         self.handle_signals = handle_signals
         self.warnings: list[str] = []
         self.collect_only = collect_only
-        self.compositor: Compositor | None = None
+        self.renderer: Renderer | None = None
         self._engine: Pool | Desk | None = None
 
     async def run(self, endpoint: Endpoint) -> Summary:
@@ -105,9 +106,10 @@ class Session:
                     log.write(line(event, now=now()))
                 self.listener(event)
 
+            wiring = Wiring(self.request, self.options, ledger, store, job, run_id, endpoint, self.stop, emit)
             error: RunnerError | None
             try:
-                error = await self._make(store, job, run_id, endpoint, emit, started)
+                error = await self._make(wiring, started)
             except RunnerError as failure:
                 error = failure
             if log.problem is not None:
@@ -115,6 +117,9 @@ class Session:
             summary = self._summary(job, run_id, store, error, time.monotonic() - started)
             with suppress(RunnerError):
                 ledger.end_run(run_id, exit_code=summary.exit_code, reason=summary.reason, now_ms=now_ms())
+            # Batches are collected every few hours: that none was over is no news.
+            is_news = not self.collect_only or summary.made > 0 or summary.exit_code != 0
+            await closing.close(wiring, summary, is_news=is_news, handle_signals=self.handle_signals)
             emit(summary)
         return summary
 
@@ -145,7 +150,19 @@ class Session:
         job = ledger.make_job(manifest.name, manifest_path=str(self.request.path.resolve()), now_ms=now_ms())
         if job.digest != digest:
             job = ledger.enrol(job, manifests.expand(manifest, simulated=self.request.simulated), digest=digest)
+        self._link(job)
         return job
+
+    def _link(self, job: Job) -> None:
+        """Put beside what is made again what it is made from."""
+        promotion = self.request.manifest.promotion
+        if promotion is not None and promotion.origins:
+            keys = {key for keys in promotion.origins.values() for key in keys}
+            found = self.ledger.link_origins(job, promotion.origins, of_job=promotion.job, now_ms=now_ms())
+            if found < len(keys):
+                self.warnings.append(
+                    f"{len(keys) - found} of the images that this job is made from are not on record in {promotion.job}"
+                )
 
     def _same_manifest(self, known: Job | None) -> None:
         """A copied manifest that kept its name takes over the job of the first: nothing is lost, but it is said."""
@@ -160,11 +177,9 @@ class Session:
                 f"the job {known.name!r} was last run from {before}: give each manifest its own `name`"
             )
 
-    async def _make(
-        self, store: Store, job: Job, run_id: int, endpoint: Endpoint, emit: Listener, started: float
-    ) -> RunnerError | None:
+    async def _make(self, wiring: Wiring, started: float) -> RunnerError | None:
         """Recover, reuse, collect, and make what is left; what ended the run early, if anything did."""
-        ledger = self.ledger
+        ledger, store, job, emit = self.ledger, wiring.store, wiring.job, wiring.emit
         for warning in (*self.request.models.warnings, *self.warnings):
             emit(events.Warned(warning))
 
@@ -176,7 +191,6 @@ class Session:
             recovery.tidy(ledger, store, job, emit)
 
         await anyio.to_thread.run_sync(prepare)
-        wiring = Wiring(self.request, self.options, ledger, store, job, run_id, endpoint, self.stop, emit)
         budget = budget_for(self.request, self.options, ledger, job)
         statuses = ledger.statuses(job)
         to_do = min(statuses[Status.PLANNED], self.options.limit or job.wanted)
@@ -185,8 +199,8 @@ class Session:
         emit(
             events.RunBegan(
                 job=job.name,
-                run_id=run_id,
-                provider=endpoint.provider,
+                run_id=wiring.run_id,
+                provider=wiring.endpoint.provider,
                 simulated=self.request.simulated,
                 wanted=job.wanted,
                 done=statuses[Status.DONE],
@@ -199,21 +213,23 @@ class Session:
                 submitted=statuses[Status.SUBMITTED],
             )
         )
-        compositor = self._compositor(store, job, emit)
+        renderer = self.renderer = rendering.renderer_for(
+            self.request.manifest, self.request.path, ledger, store, job, emit
+        )
         batches = is_batch or bool(ledger.batches.open(job))
         if not ledger.batches.open(job) and (statuses[Status.PLANNED] == 0 or (self.collect_only and not is_batch)):
-            if compositor is not None:
-                await self._watch(None, compositor, started, emit)
+            if renderer is not None:
+                await self._watch(None, renderer, started, emit)
             return None
 
         def heard(event: Event) -> None:
             emit(event)
-            if compositor is not None and isinstance(event, events.Saved):
-                compositor.saved()
+            if renderer is not None and isinstance(event, events.Saved):
+                renderer.saved()
 
         wiring = replace(wiring, emit=heard)
         with wiring.pace(emit) as pacer:
-            async with connect(endpoint, wiring.timeouts(), connections=most) as client:
+            async with connect(wiring.endpoint, wiring.timeouts(), connections=most) as client:
 
                 async def work() -> None:
                     """Batches first: what they bring home need not be made."""
@@ -225,7 +241,7 @@ class Session:
                         self._engine = wiring.pool(client, pacer, budget, concurrency, most, todo, begun=begun)
                         await self._engine.run()
 
-                await self._watch(work, compositor, started, emit)
+                await self._watch(work, renderer, started, emit)
         return self._engine.error if self._engine is not None else None
 
     async def _with_batches(self, wiring: Wiring, client: Client, budget: Budget) -> int:
@@ -242,21 +258,10 @@ class Session:
         if self._engine is not None:
             self._engine.end(error, reason)
 
-    def _compositor(self, store: Store, job: Job, emit: Listener) -> Compositor | None:
-        """Who makes composites; None for a job in which nothing starts from an image."""
-        if not self.ledger.has_inputs(job):
-            return None
-        from runner.engine.composites import Compositor
-
-        self.compositor = Compositor(
-            ledger=self.ledger, store=store, job=job, base=self.request.path.parent, emit=emit, now_ms=now_ms
-        )
-        return self.compositor
-
     async def _watch(
         self,
         work: Callable[[], Awaitable[None]] | None,
-        compositor: Compositor | None,
+        renderer: Renderer | None,
         started: float,
         emit: Listener,
     ) -> None:
@@ -268,12 +273,12 @@ class Session:
             if work is not None and self.options.max_duration_s is not None:
                 group.start_soon(_limit, self, started, self.options.max_duration_s)
             finished = anyio.Event()
-            if compositor is not None:
-                group.start_soon(_compose, compositor, finished, emit)
+            if renderer is not None:
+                group.start_soon(rendering.make_all, renderer, finished, emit)
             if work is not None:
                 await work()
-            if compositor is not None:
-                compositor.end()
+            if renderer is not None:
+                renderer.end()
                 # Whoever is in a hurry does not wait for what the next run makes for nothing.
                 self.stop.listen(finished.set)
                 if not (self.stop.asked and self.stop.reason in HURRIED):
@@ -302,8 +307,8 @@ class Session:
             limited=self.options.limit is not None,
             elapsed_s=elapsed_s,
             images=str(store.output / store.images),
-            composites=self.compositor.made if self.compositor else 0,
-            composites_failed=self.compositor.failed if self.compositor else 0,
+            composites=self.renderer.composites if self.renderer else Tally(),
+            renditions=self.renderer.renditions if self.renderer else Tally(),
         )
 
 
@@ -319,24 +324,7 @@ async def _limit(session: Session, started: float, duration_s: float) -> None:
     )
 
 
-async def _compose(compositor: Compositor, finished: anyio.Event, emit: Listener) -> None:
-    """Make composites to the end; what goes wrong with them ends no run."""
-    try:
-        await compositor.run()
-    except Exception as error:
-        # Whatever it is: requests that are paid for are under way beside it, and would be cancelled with it.
-        compositor.failed += 1
-        told = str(error) if isinstance(error, RunnerError) else f"{type(error).__name__}: {error}"
-        emit(events.Warned(f"no further composites are made: {told}"))
-    finished.set()
-
-
 async def _beat(emit: Listener) -> None:
     while True:
         await anyio.sleep(HEARTBEAT_S)
         emit(events.Heartbeat())
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970."""
-    return int(time.time() * 1000)

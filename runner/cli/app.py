@@ -15,7 +15,19 @@ from typing import Any
 
 import typer
 
-from runner.cli import batches, console, making, running, seeing, verifying
+from runner.cli import (
+    batches,
+    choosing,
+    console,
+    making,
+    promoting,
+    reporting,
+    running,
+    seeing,
+    sheets,
+    showing,
+    verifying,
+)
 from runner.errors import InputError, RunnerError
 
 INTERRUPTED = 130
@@ -41,6 +53,11 @@ app = typer.Typer(
 running.register(app)
 batches.register(app)
 seeing.register(app)
+reporting.register(app)
+showing.register(app)
+sheets.register(app)
+choosing.register(app)
+promoting.register(app)
 verifying.register(app)
 making.register(app)
 

@@ -260,6 +260,50 @@ class Checking:
             self._bar = None
 
 
+class RenderingProgress:
+    """Listens while renditions are made by themselves; a bar in a terminal, a line every so often elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: tqdm[Any] | None = None
+        self._images = self._made = 0
+        self._spoke = time.monotonic()
+
+    def __call__(self, event: events.Event) -> None:
+        """Take one event."""
+        match event:
+            case events.RenderingBegan() if event.images and not self._quiet:
+                self._begin(event)
+            case events.Rendered():
+                self._made += 1
+                self._show()
+            case events.Warned():
+                if self._bar is not None:
+                    self._bar.clear()
+                console.warn(event.message)
+            case _:
+                pass
+
+    def _begin(self, event: events.RenderingBegan) -> None:
+        self._images, self._made = event.images, 0
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=event.images, desc=event.job[:24], unit="img", file=sys.stderr, dynamic_ncols=True, leave=False
+            )
+
+    def _show(self) -> None:
+        if self._bar is not None:
+            self._bar.update(1)
+            if self._made >= self._images:
+                self._bar.close()
+                self._bar = None
+        elif self._images and time.monotonic() - self._spoke >= LINE_EVERY_S:
+            self._spoke = time.monotonic()
+            console.note(f"renditions of {self._made} of {self._images} images are made")
+
+
 class Warnings:
     """What is still said with `--quiet`: warnings alone."""
 

@@ -140,7 +140,7 @@ def plan(
         for entry in lines(made):
             console.line(entry)
     else:
-        _show_plan(made, quiet=quiet)
+        show_plan(made, quiet=quiet)
 
 
 def retry(
@@ -172,7 +172,8 @@ def retry(
         console.out(f"make them with: {console.program()} run {console.safe(job)}")
 
 
-def _show_plan(made: Plan, *, quiet: bool) -> None:
+def show_plan(made: Plan, *, quiet: bool) -> None:
+    """A plan as a table with its totals, on stdout."""
     from runner.rules.pricing import usd
 
     if not quiet:

@@ -95,6 +95,13 @@ def status(
 def costs(
     job: options.OneJob = None,
     by: Annotated[By, typer.Option("--by", help="What to group by.")] = By.JOB,
+    chart: Annotated[
+        Path | None,
+        typer.Option("--chart", metavar="FILE", help="Draw spending per day and images per minute: .svg or .png."),
+    ] = None,
+    days: Annotated[
+        int, typer.Option("--days", metavar="N", min=1, max=366, help="How many days the chart goes back.")
+    ] = 30,
     output: options.Output = None,
     ledger: options.Ledger = None,
     json: options.Json = False,
@@ -113,6 +120,8 @@ def costs(
     with _open(output, ledger) as opened:
         chosen = _jobs(opened, job)[0] if job is not None else None
         entries = look(opened, by.value, chosen)
+        if chart is not None:
+            _draw(chart, opened, chosen, days)
     totals = [total(entries, simulated=kind) for kind in (False, True) if any(e["simulated"] is kind for e in entries)]
     if json:
         for entry in [*entries, *totals]:
@@ -195,6 +204,27 @@ def schema() -> None:
     from runner.manifest import json_schema
 
     console.raw(json.dumps(json_schema(), indent=2) + "\n")
+
+
+def _draw(path: Path, ledger: Ledger, job: Job | None, days: int) -> None:
+    """Write the chart; raises InputError where there is nothing to draw, or nowhere to write it."""
+    from runner.report.charts import chart, draw
+
+    form = path.suffix.lower()
+    if form not in (".svg", ".png"):
+        raise InputError(f"{path} is neither an SVG nor a PNG", hint="name it so: --chart costs.svg or costs.png")
+    what = chart(ledger, job, days=days, now=dt.datetime.now(dt.UTC))
+    if what is None:
+        raise InputError(
+            f"there is nothing to draw: nothing was spent in the last {days} days, and no run has brought an image",
+            hint="make some images first, or look further back with --days N",
+        )
+    data = draw(what, "svg" if form == ".svg" else "png")
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}", hint="name another file") from None
+    console.note(f"the chart is in {console.safe(path)}")
 
 
 def _writable(path: Path) -> IO[str]:

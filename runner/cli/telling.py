@@ -95,4 +95,7 @@ def show_summary(summary: Summary) -> None:
         lacking = f", {summary.composites_failed} could not be" if summary.composites_failed else ""
         folder = console.safe(str(Path(summary.images).with_name("composites")))
         console.out(f"  pasted   {summary.composites} composites were made{lacking}: {folder}")
+    if summary.renditions or summary.renditions_failed:
+        lacking = f", {summary.renditions_failed} could not be" if summary.renditions_failed else ""
+        console.out(f"  cut      {summary.renditions} renditions were made{lacking}")
     console.out(f"  ledger   {console.safe(summary.ledger)}  ({program} status {job}; {program} costs)")

@@ -90,6 +90,22 @@ class Composed:
 
 
 @dataclass(frozen=True, slots=True)
+class RenderingBegan:
+    """Renditions are about to be made of so many images, by themselves and not beside a run."""
+
+    job: str
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Renditions of an image, or its thumbnail, were made: files beside it, by their kinds."""
+
+    name: str
+    kinds: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptFailed:
     """A request brought no image. `retry_in_s` None means that it is not tried again in this run."""
 
@@ -179,6 +195,15 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True)
+class Notified:
+    """Someone was told how the run ended: `by` is `command` or `webhook`, `to` the program or `https://host/…`."""
+
+    by: str
+    to: str
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """No further request leaves; what is in flight is finished, or, with `immediate`, given up as in doubt."""
 
@@ -230,6 +255,9 @@ class Summary:
     composites: int = 0
     """Made in this run; `composites_failed` could not be."""
     composites_failed: int = 0
+    renditions: int = 0
+    """Made in this run, the gallery's thumbnails among them; `renditions_failed` could not be."""
+    renditions_failed: int = 0
     submitted: int = 0
     """Of the wanted tasks, those that the provider works on in a batch: they are no longer `planned`."""
     batches: int = 0
@@ -245,6 +273,8 @@ Event = (
     | AttemptBegan
     | Saved
     | Composed
+    | RenderingBegan
+    | Rendered
     | AttemptFailed
     | BatchSubmitted
     | BatchWaits
@@ -252,6 +282,7 @@ Event = (
     | BatchNotRun
     | Held
     | Warned
+    | Notified
     | Stopping
     | Heartbeat
     | Summary

@@ -149,7 +149,7 @@ def _in_colours_of(layer: Image.Image, profile: bytes | None, wanted: bytes | No
             ImageCms.ImageCmsProfile(io.BytesIO(one)) if one else ImageCms.createProfile("sRGB")
             for one in (profile, wanted)
         )
-        if all(not one or _is_srgb(one) for one in (profile, wanted)):
+        if all(not one or is_srgb(one) for one in (profile, wanted)):
             return layer
         found = ImageCms.profileToProfile(layer.convert("RGB"), old, new, outputMode="RGB")
     except (ImageCms.PyCMSError, ImportError, OSError, TypeError, ValueError):
@@ -161,7 +161,12 @@ def _in_colours_of(layer: Image.Image, profile: bytes | None, wanted: bytes | No
     return found
 
 
-def _is_srgb(profile: bytes) -> bool:
+def is_srgb(profile: bytes) -> bool:
+    """Whether a profile says that it is sRGB.
+
+    Raises:
+        PyCMSError: it is broken; OSError, TypeError or ValueError with some versions.
+    """
     from PIL import ImageCms
 
     return "srgb" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).lower()

@@ -179,7 +179,7 @@ def check(file: IO[bytes], place: Place, sha256: str) -> Facts:
 
 def facts_of(image: Image.Image, sha256: str, length: int) -> Facts:
     """What there is to know of a picture that was loaded; `length` is that of its file in bytes."""
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     width, height = image.size if orientation < 5 else image.size[::-1]
     # An MPO is a JPEG with other pictures behind the first.
     form = "jpeg" if image.format == "MPO" else str(image.format).lower()
@@ -237,7 +237,8 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(turns[orientation]) if orientation in turns else image
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """How the camera was held, 1 to 8; 1 is upright."""
     try:
         found: object = image.getexif().get(ORIENTATION, 1)
     except Exception:  # a broken EXIF block says nothing about the pixels

@@ -1,4 +1,4 @@
-"""What is on record of edits: what tasks start from, where the inputs are found, and what was derived from answers.
+"""What is on record of edits: what tasks start from, and where the inputs are found.
 
 Owns the form in which an edit is kept. Refuses to open a picture: to it, recipes are text.
 """
@@ -13,19 +13,15 @@ from functools import lru_cache
 import sqlalchemy as sa
 
 from runner.ledger.tables import metadata
-from runner.ledger.types import Nonsense, Rendition, Seen, Wanting
+from runner.ledger.types import Nonsense, Seen
 from runner.planner import CHUNK, chunks
-from runner.tasks import Edit, Input, Source, Status, Task
+from runner.tasks import Edit, Input, Source, Task
 
 _tasks = metadata.tables["tasks"]
 _attempts = metadata.tables["attempts"]
-_assets = metadata.tables["assets"]
 _edits = metadata.tables["edits"]
 _inputs = metadata.tables["inputs"]
-_renditions = metadata.tables["renditions"]
 
-COMPOSITE = "composite"
-"""The kind of rendition that pastes an answer onto its original."""
 _ADD_EDIT = "INSERT INTO edits (digest, spec, composite) VALUES (?, ?, ?) ON CONFLICT (digest) DO NOTHING"
 _ADD_INPUT = """
     INSERT INTO inputs (job_id, identity, recipe) VALUES (?, ?, ?)
@@ -60,11 +56,6 @@ def record(connection: sa.Connection, job_id: int, tasks: Iterable[Task]) -> Map
 def has_inputs(connection: sa.Connection, job_id: int) -> bool:
     """Whether any task of a job starts, or once started, from an image."""
     return connection.execute(sa.select(_inputs.c.id).where(_inputs.c.job_id == job_id).limit(1)).first() is not None
-
-
-def newest_asset(connection: sa.Connection) -> int:
-    """The newest asset of any job, 0 if there is none."""
-    return int(connection.scalar(sa.select(sa.func.max(_assets.c.id))) or 0)
 
 
 def sources_of(connection: sa.Connection, job_id: int, edits: Iterable[Edit | None]) -> dict[Edit, tuple[Source, ...]]:
@@ -113,86 +104,6 @@ def edit_of(spec: str) -> Edit:
 def known(connection: sa.Connection) -> bool:
     """Whether this ledger knows edits: one of an older version is looked at as it is."""
     return sa.inspect(connection).has_table(_edits.name)
-
-
-def wanting(connection: sa.Connection, job_id: int, revision: int, after_asset: int, limit: int) -> list[Wanting]:
-    """Done tasks that lack their composite, by asset, from after `after_asset`: what is made later comes later."""
-    has = sa.and_(_renditions.c.task_id == _tasks.c.id, _renditions.c.kind == COMPOSITE)
-    is_old = sa.or_(
-        _renditions.c.id.is_(None),
-        _renditions.c.recipe != _edits.c.digest,
-        _renditions.c.asset_sha256 != _assets.c.sha256,
-        _renditions.c.task_name != _tasks.c.name,
-    )
-    rows = connection.execute(
-        sa.select(
-            _assets.c.id,
-            _assets.c.task_id,
-            _tasks.c.name,
-            _assets.c.path,
-            _assets.c.sha256,
-            _edits.c.digest,
-            _edits.c.composite,
-            _renditions.c.path.label("old_path"),
-        )
-        .join(_tasks, _tasks.c.id == _assets.c.task_id)
-        .join(_edits, _edits.c.id == _tasks.c.edit_row)
-        .outerjoin(_renditions, has)
-        .where(
-            _assets.c.id > after_asset,
-            _tasks.c.job_id + 0 == job_id,
-            _tasks.c.revision == revision,
-            _tasks.c.status == Status.DONE,
-            _edits.c.composite.is_not(None),
-            is_old,
-        )
-        .order_by(_assets.c.id)
-        .limit(limit)
-    )
-    return [Wanting(*row) for row in rows]
-
-
-def rendered(connection: sa.Connection, item: Wanting, made: Rendition, *, now_ms: int) -> None:
-    """A composite lies at its path, durably."""
-    mine = sa.and_(_renditions.c.task_id == item.task_id, _renditions.c.kind == COMPOSITE)
-    connection.execute(sa.delete(_renditions).where(mine))
-    connection.execute(
-        sa.insert(_renditions).values(
-            task_id=item.task_id,
-            kind=COMPOSITE,
-            recipe=item.digest,
-            asset_sha256=item.sha256,
-            task_name=item.name,
-            path=made.path,
-            sha256=made.sha256,
-            bytes=made.bytes,
-            created_ms=now_ms,
-        )
-    )
-
-
-def renditions(connection: sa.Connection, job_id: int, after_id: int, limit: int) -> list[tuple[int, str, int]]:
-    """(id, path, bytes) of the job's renditions, from after `after_id`."""
-    rows = connection.execute(
-        sa.select(_renditions.c.id, _renditions.c.path, _renditions.c.bytes)
-        .join(_tasks, _tasks.c.id == _renditions.c.task_id)
-        .where(_renditions.c.id > after_id, _tasks.c.job_id + 0 == job_id)
-        .order_by(_renditions.c.id)
-        .limit(limit)
-    )
-    return [(row.id, row.path, row.bytes) for row in rows]
-
-
-def forget(connection: sa.Connection, rendition_ids: Sequence[int]) -> None:
-    """These renditions are not there any more: they are wanted again."""
-    for page in chunks(rendition_ids, CHUNK):
-        connection.execute(sa.delete(_renditions).where(_renditions.c.id.in_(page)))
-
-
-def is_rendition(connection: sa.Connection, path: str, but_task: int) -> bool:
-    """Whether a rendition of another task is on record at `path`."""
-    found = sa.select(_renditions.c.id).where(_renditions.c.path == path, _renditions.c.task_id != but_task).limit(1)
-    return connection.execute(found).first() is not None
 
 
 def seen(connection: sa.Connection, *, simulated: bool, limit: int) -> list[Seen]:

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.ledger import edits
+from runner.ledger.renditions import COMPOSITE
 from runner.ledger.tables import metadata
 from runner.ledger.types import Job
 from runner.tasks import REQUEST_FIELDS, Source
@@ -92,7 +93,7 @@ def export(connection: sa.Connection, job: Job, *, knows_batches: bool) -> Itera
         .order_by(_tasks.c.position)
     )
     if knows_edits:
-        is_its = sa.and_(_renditions.c.task_id == _tasks.c.id, _renditions.c.kind == edits.COMPOSITE)
+        is_its = sa.and_(_renditions.c.task_id == _tasks.c.id, _renditions.c.kind == COMPOSITE)
         query = query.outerjoin(_edits, _edits.c.id == _tasks.c.edit_row).outerjoin(_renditions, is_its)
     rows = connection.execution_options(stream_results=True, yield_per=500).execute(query)
     sources: dict[str, tuple[Source, ...]] = {}

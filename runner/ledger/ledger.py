@@ -14,10 +14,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runner.ledger import attempts, audit, edits, enrol, exports, queries
+from runner.ledger import attempts, audit, edits, enrol, exports, queries, tiles
 from runner.ledger.batches import Batches
 from runner.ledger.database import Database, open_database
 from runner.ledger.lock import job_lock
+from runner.ledger.nights import Nights
+from runner.ledger.renditions import Renditions
+from runner.ledger.reviews import Reviews
 from runner.ledger.soundness import look_at_file
 from runner.ledger.tables import metadata
 from runner.ledger.types import (
@@ -30,13 +33,13 @@ from runner.ledger.types import (
     Orphan,
     Paid,
     Recorded,
-    Rendition,
+    Relative,
     Reusable,
     RunStart,
     Seen,
     Spending,
+    Tile,
     Todo,
-    Wanting,
 )
 from runner.ledger.writer import Writer
 from runner.planner import CHUNK, Known, Lookup, chunks
@@ -45,8 +48,12 @@ from runner.tasks import Event, Status, Task, after
 _runs = metadata.tables["runs"]
 _tasks = metadata.tables["tasks"]
 
+_EDITS = "0003"
+"""The schema's version since which there are edits, and files that are derived from images."""
 _BATCHES = "0004"
 """The schema's version since which there are batches."""
+_LOOKING = "0005"
+"""The schema's version since which choices and origins are on record."""
 ENROLLED = 25_000
 """Tasks that are put on record in one transaction."""
 
@@ -90,6 +97,21 @@ class Ledger:
     def batches(self) -> Batches:
         """What is on record of batches."""
         return Batches(self._database, known=self._database.knows(_BATCHES))
+
+    @property
+    def renditions(self) -> Renditions:
+        """What was derived from assets."""
+        return Renditions(self._database)
+
+    @property
+    def reviews(self) -> Reviews:
+        """What people have chosen."""
+        return Reviews(self._database, known=self._database.knows(_LOOKING))
+
+    @property
+    def nights(self) -> Nights:
+        """What single runs have done, and what days have cost."""
+        return Nights(self._database, known=self._database.knows(_BATCHES))
 
     def writer(self) -> Writer:
         """The pool's group-committing writer."""
@@ -291,6 +313,29 @@ class Ledger:
         with self._database.read() as connection:
             yield exports.export(connection, job, knows_batches=self._database.knows(_BATCHES))
 
+    @contextmanager
+    def tiles(self, job: Job, task_ids: Sequence[int] | None = None) -> Iterator[Iterator[Tile]]:
+        """A stream of every wanted task as it is looked at, or of these (at most CHUNK); one snapshot for the block."""
+        knows_edits = self._database.knows(_EDITS)
+        # A stream that is left half way, and not closed, would hold its snapshot for whoever reads next.
+        with (
+            self._database.read() as connection,
+            closing(tiles.tiles(connection, job, task_ids, knows_edits=knows_edits)) as stream,
+        ):
+            yield stream
+
+    def relatives(self, job: Job) -> list[Relative]:
+        """What the job's images were made again from, and what they became."""
+        if not self._database.knows(_LOOKING):
+            return []
+        with self._database.read() as connection:
+            return list(tiles.relatives(connection, job))
+
+    def link_origins(self, job: Job, origins: Mapping[str, Sequence[str]], *, of_job: str, now_ms: int) -> int:
+        """Put on record which images (by key) the job's prompts (by id) are made again from; how many were found."""
+        with self._database.write() as connection:
+            return tiles.link(connection, job, origins, of_job=of_job, now_ms=now_ms)
+
     def check(self, *, deep: bool = False) -> list[str]:
         """What SQLite's own integrity and foreign key checks complain of; `deep` looks at the indices as well."""
         pragma = sa.text("PRAGMA integrity_check" if deep else "PRAGMA quick_check")
@@ -391,42 +436,6 @@ class Ledger:
         """Whether anything that the job wants starts, or once started, from an image."""
         with self._database.read() as connection:
             return edits.has_inputs(connection, job.id)
-
-    def newest_asset(self) -> int:
-        """The newest asset of any job; 0 without one."""
-        with self._database.read() as connection:
-            return edits.newest_asset(connection)
-
-    def wanting(self, job: Job, after_asset: int, limit: int) -> list[Wanting]:
-        """Done tasks that lack their composite, by asset, from after `after_asset`."""
-        with self._database.read() as connection:
-            return edits.wanting(connection, job.id, job.revision, after_asset, limit)
-
-    def rendered(self, item: Wanting, made: Rendition, *, now_ms: int) -> None:
-        """A composite lies at its path, durably."""
-        with self._database.write() as connection:
-            edits.rendered(connection, item, made, now_ms=now_ms)
-
-    def renditions(self, job: Job) -> Iterator[list[tuple[int, str, int]]]:
-        """(id, path, bytes) of every file that was derived for the job, in pages."""
-        last = 0
-        while True:
-            with self._database.read() as connection:
-                page = edits.renditions(connection, job.id, last, CHUNK)
-            if not page:
-                return
-            last = page[-1][0]
-            yield page
-
-    def forget(self, rendition_ids: Sequence[int]) -> None:
-        """These derived files are not there any more: they are wanted again."""
-        with self._database.write() as connection:
-            edits.forget(connection, rendition_ids)
-
-    def is_rendition(self, path: str, *, but_task: int) -> bool:
-        """Whether a rendition of another task is on record at `path`."""
-        with self._database.read() as connection:
-            return edits.is_rendition(connection, path, but_task)
 
     def seen_edits(self, *, simulated: bool, limit: int = 200) -> list[Seen]:
         """What the newest edits took, whichever job they were of."""

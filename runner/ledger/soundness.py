@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from runner.errors import LedgerError
 from runner.ledger.tables import metadata
 
-HEAD: Final = "0004"
+HEAD: Final = "0005"
 """The schema's version that this code reads and writes: the newest of `migrations/versions`."""
 QUICK_CHECK_BYTES: Final = 16 << 20
 """Up to this size all of a ledger is checked when it is opened to run."""

@@ -14,6 +14,7 @@ from runner.tasks import NOT_SENT, Status
 STATUSES = ", ".join(f"'{status}'" for status in Status)
 OUTCOMES = ("saved", "backoff", "refused", "gave_up", "lost")
 BASES = ("usage", "estimate")
+VERDICTS = ("left", "right", "both", "neither", "stars")
 BATCH_STATES = ("preparing", "sealed", "uploaded", "creating", "submitted", "collected", "dissolved")
 
 
@@ -340,6 +341,50 @@ class RenditionRow(SQLModel, table=True):
     path: str = Field(sa_column=_text())
     sha256: str
     bytes: int = Field(sa_column=_big())
+    created_ms: int = Field(sa_column=_big())
+
+
+class ChoiceRow(SQLModel, table=True):
+    """What a person has said of two images, or of one (`stars`). The hashes are of what was seen.
+
+    `token` is made by whoever asks, so that a choice that is sent twice counts once. One that was undone stays.
+    """
+
+    __tablename__ = "choices"
+    __table_args__ = (
+        CheckConstraint(f"verdict IN ({', '.join(repr(v) for v in VERDICTS)})", name="ck_choices_verdict"),
+        CheckConstraint("stars BETWEEN 1 AND 5", name="ck_choices_stars"),
+        CheckConstraint("(verdict = 'stars') = (stars IS NOT NULL)", name="ck_choices_kind"),
+        CheckConstraint("(verdict = 'stars') = (right_task IS NULL)", name="ck_choices_sides"),
+        Index("ix_choices_job", "job_id", "id"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    job_id: int = Field(foreign_key="jobs.id")
+    token: str = Field(sa_column=Column(Text, nullable=False, unique=True))
+    reviewer: str = Field(sa_column=_text())
+    left_task: int = Field(foreign_key="tasks.id")
+    left_sha256: str
+    right_task: int | None = Field(default=None, foreign_key="tasks.id")
+    right_sha256: str | None = None
+    verdict: str
+    stars: int | None = None
+    blind: bool
+    created_ms: int = Field(sa_column=_big())
+    undone_ms: int | None = Field(default=None, sa_column=_big(nullable=True))
+
+
+class OriginRow(SQLModel, table=True):
+    """An image that was made again, on another model or larger, from a chosen one; both may be of any job."""
+
+    __tablename__ = "origins"
+    __table_args__ = (
+        UniqueConstraint("task_id", "origin_task", name="uq_origins_pair"),
+        Index("ix_origins_origin", "origin_task"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    task_id: int = Field(foreign_key="tasks.id")
+    origin_task: int = Field(foreign_key="tasks.id")
+    origin_sha256: str
     created_ms: int = Field(sa_column=_big())
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from runner.catalog import BATCH_WINDOW_S
 from runner.manifest.editing import MASK_MODES, MAX_FEATHER_PX
 from runner.manifest.naming import MAX_PATH_BYTES
+from runner.manifest.notifying import MAX_TIMEOUT_S
+from runner.manifest.rendering import MAX_RENDITIONS
 from runner.manifest.schema import Manifest
 from runner.tasks import REQUEST_FIELDS
 
@@ -38,6 +40,7 @@ def json_schema() -> dict[str, Any]:
             _loosen(definition)
     _loosen(schema)
     _edits(definitions)
+    _notify(definitions["Notify"])
     properties = schema["properties"]
     properties["version"] = {"const": 1, "default": 1, "title": "Version", "description": "of the manifest format"}
     properties["vars"] = _variables(properties["vars"], lists=False)
@@ -61,6 +64,8 @@ def json_schema() -> dict[str, Any]:
     after = definitions["Batch"]["properties"]["after"]
     after["anyOf"][0] |= {"exclusiveMinimum": 0, "maximum": BATCH_WINDOW_S}
     after["anyOf"].insert(0, {"type": "string", "minLength": 1})
+    properties["renditions"]["maxItems"] = MAX_RENDITIONS
+    definitions["RenditionSettings"]["properties"]["name"]["pattern"] = "^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$"
     definitions["Output"]["properties"]["name"]["anyOf"][0]["maxLength"] = 4 * MAX_PATH_BYTES
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "runner manifest"}
 
@@ -71,6 +76,19 @@ def _loosen(definition: dict[str, Any]) -> None:
         for one in [value, *value.get("anyOf", [])]:
             if one.get("type") == "string" and "enum" not in one and "const" not in one:
                 one["type"] = list(_TEXT)
+
+
+def _notify(definition: dict[str, Any]) -> None:
+    """One end may stand alone, a time is written in words as well, and someone has to be told."""
+    own = definition["properties"]
+    several = {name: own["on"].pop(name) for name in ("type", "items")}
+    own["on"]["anyOf"] = [several["items"], {**several, "minItems": 1}]
+    own["command"]["anyOf"][0] |= {"minItems": 1, "items": {"type": list(_TEXT)}}
+    own["timeout"].pop("type")
+    own["timeout"]["anyOf"] = [
+        {"type": "string", "minLength": 1}, {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_S},
+    ]  # fmt: skip
+    definition["anyOf"] = [{"required": ["command"]}, {"required": ["webhook"]}]
 
 
 def _edits(definitions: dict[str, Any]) -> None:

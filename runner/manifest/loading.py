@@ -24,10 +24,6 @@ from runner.manifest.tree import Document
 from runner.manifest.values import kind, unknown_key
 from runner.manifest.yamltext import MAX_BYTES, compose, decode, to_data
 
-_LATER = {
-    "renditions": "this version makes no renditions yet",
-    "notify": "this version sends no notifications yet",
-}
 _WANTED = {
     "name": ("the job has no `name`", "add one at the top, e.g. `name: spring-thumbnails`"),
     "prompts": ("there are no `prompts`", "add at least one, e.g. `prompts: [A lighthouse at dusk]`"),
@@ -65,11 +61,13 @@ def _beside(path: Path) -> str:
 def loads(text: str, *, source: str, base_dir: Path, overrides: Sequence[str] = (), catalog: Catalog) -> Manifest:
     """Judge a text; see `runner.manifest.loads`."""
     document = override(compose(text, source), list(overrides))
+    problems: list[Problem] = []
     try:
         manifest = Manifest.model_validate(to_data(document.root))
     except ValidationError as error:
-        raise_for(_problems(error, document))
-        raise
+        problems = list(_problems(error, document))
+    # Out here, so that a traceback does not tell of Pydantic's error too: that repeats what it was given.
+    raise_for(problems)
     bind(manifest, document, base_dir, catalog)
     return manifest
 
@@ -89,12 +87,12 @@ def _in_words(found: Any, loc: KeyPath) -> Wrong:
         return reason
     key = str(loc[-1]) if loc else ""
     if what == "extra_forbidden":
-        if key in _LATER and len(loc) == 1:
-            return Wrong(f"the key `{key}`: {_LATER[key]}", hint="remove the key", at_key=True)
         known = [name for name in known_keys(loc[:-1]) if name != "version" or key != "version"]
         return Wrong(f"unknown key {shown(key)}", hint=unknown_key(key, known), at_key=True)
     if what == "missing":
         message, hint = _WANTED.get(key, (f"the key `{key}` is missing", "add it"))
+        if loc[0] == "renditions":
+            message, hint = "the rendition has no `name`", "add one, e.g. `name: small`: its folder is called so"
         if key == "text" and isinstance(given, dict) and len(given) == 1 and not set(given) & set(known_keys(loc[:-1])):
             hint = 'a text with ": " in it is a mapping to YAML: quote it, "A sign: open"'
         return Wrong(message, hint=hint, at_key=True)
@@ -106,7 +104,8 @@ def _in_words(found: Any, loc: KeyPath) -> Wrong:
         return Wrong(f"{kind(given)} is no `{key}`", hint=f"it is one of: {', '.join(words)}")
     if what in ("model_type", "model_attributes_type", "dict_type"):
         hint = "write `key: value` pairs below it, indented"
-        return Wrong(f"`{key}` must be a mapping, not {kind(given)}", hint=hint)
+        entry = f"an entry of `{loc[-2]}`" if key.isdigit() and len(loc) > 1 else f"`{key}`"
+        return Wrong(f"{entry} must be a mapping, not {kind(given)}", hint=hint)
     if what in ("tuple_type", "list_type"):
         return Wrong(f"`{key}` must be a list, not {kind(given)}", hint="write `- item` lines, or [a, b]")
     bounds = {

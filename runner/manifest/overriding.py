@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from runner.errors import InputError, ManifestError
-from runner.manifest.problems import suggest
+from runner.manifest.problems import suggest, without_urls
 from runner.manifest.schema import Manifest
 from runner.manifest.tree import Document, Mapping, Node, Scalar, Sequence
 from runner.manifest.yamltext import compose_value
@@ -30,7 +30,7 @@ def override(document: Document, words: tuple[str, ...] | list[str]) -> Document
 
 
 def _apply(document: Document, word: str) -> Document:
-    source = f"--set {word}"
+    source = f"--set {without_urls(word)}"
     key, equals, text = word.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):

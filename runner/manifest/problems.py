@@ -21,6 +21,10 @@ Path = tuple[str | int, ...]
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 """What YAML itself cannot hold, and what no prompt may, whichever way it came."""
 
+HIDDEN = "…"
+"""Stands for what of a URL is not shown: whoever knows all of a webhook's can post there."""
+_URL = re.compile(r"(https?://)([^\s/?#'\"<>,\])}]*)[^\s'\"<>,\])}]*", re.IGNORECASE)
+
 _MOST_LISTED = 9
 _MOST_WORDS = 24
 _MOST_WITH_NEAREST = 8
@@ -111,7 +115,17 @@ def suggest(word: str, known: Sequence[str], *, what: str) -> str:
     return f"did you mean {close}?" if len(known) > _MOST_WITH_NEAREST else f"did you mean {close}? {every}"
 
 
+def without_urls(text: str) -> str:
+    """`text` with `https://host/…` for each URL in it that goes on after its host."""
+
+    def shorter(found: re.Match[str]) -> str:
+        host = found[2].rpartition("@")[2]
+        return found[0] if found[0] == found[1] + host else f"{found[1]}{host}/{HIDDEN}"
+
+    return _URL.sub(shorter, text) if "://" in text else text
+
+
 def shown(value: object) -> str:
-    """A value as it is quoted in a message: in one line, and not long."""
-    text = str(value)
+    """A value as it is quoted in a message: in one line, not long, and without what can be secret of a URL."""
+    text = without_urls(str(value))
     return repr(text if len(text) <= 60 else text[:57] + "...")

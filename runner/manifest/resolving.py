@@ -18,7 +18,10 @@ from runner.manifest.checking import problem
 from runner.manifest.durations import written
 from runner.manifest.editing import EditSettings, edit_data, mask_data
 from runner.manifest.expansion import row_error
+from runner.manifest.notifying import notify_data
 from runner.manifest.problems import Wrong
+from runner.manifest.promoting import Promotion
+from runner.manifest.rendering import renditions_data
 from runner.manifest.schema import Batch, FilePrompt, Manifest, PromptSettings, TextPrompt
 from runner.manifest.starting import Start, Starter
 from runner.manifest.values import MaskEntry
@@ -29,7 +32,7 @@ _CHUNK_BYTES = 1024 * 1024
 # What says who makes the images, how fast and for how much, but not which.
 _NOT_OF_THE_TASKS = (
     "name", "description", "provider", "fallback_model", "limits", "budget", "retry", "timeouts", "delivery",
-    "batch",
+    "batch", "renditions", "promotion", "notify",
 )  # fmt: skip
 
 
@@ -123,6 +126,12 @@ def _content_hash(manifest: Manifest, index: int, prompt: FilePrompt) -> str:
     return hashed.hexdigest()
 
 
+def _promotion(promotion: Promotion | None) -> dict[str, Any] | None:
+    if promotion is None:
+        return None
+    return {"job": promotion.job, "origins": {name: list(keys) for name, keys in promotion.origins.items()}}
+
+
 def _data(manifest: Manifest) -> dict[str, Any]:
     """The manifest's content in the shape a user writes it, without what is empty."""
     settings = {name: getattr(manifest.settings, name) for name in API_DEFAULTS}
@@ -141,12 +150,15 @@ def _data(manifest: Manifest) -> dict[str, Any]:
         "settings": {name: API_DEFAULTS[name] if value is None else value for name, value in settings.items()},
         "edit": _edit(manifest.edit, manifest.binding),
         "output": {"name": manifest.output.name or manifest.binding.name_source},
+        "renditions": renditions_data(manifest.renditions),
         "limits": manifest.limits.model_dump(exclude_none=True) or None,
         "budget": manifest.budget.model_dump() if manifest.budget else None,
         "retry": manifest.retry.model_dump(),
         "timeouts": manifest.timeouts.model_dump(),
         "delivery": manifest.delivery,
         "batch": _batch(manifest.batch),
+        "promotion": _promotion(manifest.promotion),
+        "notify": notify_data(manifest.notify),
     }
     data["settings"] = {name: value for name, value in data["settings"].items() if value is not None}
     return {key: value for key, value in data.items() if value is not None}

@@ -33,8 +33,11 @@ from runner.manifest.mappings import (
     where_of,
     zip_group,
 )
+from runner.manifest.notifying import Notify
 from runner.manifest.parts import Int, Part, Text
 from runner.manifest.problems import Wrong
+from runner.manifest.promoting import Promotion
+from runner.manifest.rendering import Renditions, RenditionSettings
 from runner.manifest.values import (
     Value,
     as_decimal,
@@ -43,6 +46,7 @@ from runner.manifest.values import (
     as_text,
     safe_job_name,
 )
+from runner.renditions.recipe import Recipe
 from runner.tasks import Origin
 
 if TYPE_CHECKING:
@@ -309,6 +313,9 @@ class Manifest(Part):
     settings: Settings = Field(default=Settings(), description="defaults of every request")
     edit: EditSettings = Field(default=EditSettings(), description="the images that the job starts from")
     output: Output = Field(default=Output(), description="how images are called")
+    renditions: Renditions = Field(
+        default=(), description="pictures that are made of every image, cut to a size; they cost nothing"
+    )
     limits: Limits = Field(default=Limits(), description="how fast the provider may be asked")
     budget: Annotated[Budget | None, BeforeValidator(_budget)] = Field(
         default=None, description="the most that may be spent"
@@ -320,6 +327,8 @@ class Manifest(Part):
         description="online: a request for each image, at once; batch: in files, within 24 hours, at half the price",
     )
     batch: Batch = Field(default=Batch(), description="how batch delivery goes")
+    notify: Notify | None = Field(default=None, description="who hears of a run's end")
+    promotion: Promotion | None = Field(default=None, description="what the prompts were chosen from (runner promote)")
 
     _binding: Binding | None = PrivateAttr(None)
 
@@ -337,6 +346,11 @@ class Manifest(Part):
     def origin_of(self, *path: str | int) -> Origin:
         """Where a key (or list entry) stands, or the nearest one above it; a `--set` is its own source."""
         return self.binding.document.origin(path, at_key=True)
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """How the renditions of this job are made, in the manifest's order."""
+        return tuple(one.recipe for one in self.renditions)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -373,7 +387,10 @@ def known_keys(path: Iterable[str | int]) -> list[str]:
         "timeouts": Timeouts,
         "batch": Batch,
         "output": Output,
+        "notify": Notify,
         "edit": EditSettings,
+        "renditions": RenditionSettings,
+        "promotion": Promotion,
     }
     if not keys:
         return list(Manifest.model_fields)

@@ -6,6 +6,7 @@ Owns the exit code's meaning (the table in `docs/design.md`).
 from __future__ import annotations
 
 from runner.engine.events import Summary
+from runner.engine.tally import Tally
 from runner.errors import RunnerError, TimeLimit
 from runner.ledger import Job, Ledger
 from runner.tasks import Status
@@ -25,8 +26,8 @@ def summarise(
     limited: bool,
     elapsed_s: float,
     images: str,
-    composites: int = 0,
-    composites_failed: int = 0,
+    composites: Tally,
+    renditions: Tally,
 ) -> Summary:
     """Sum up a run from the ledger. `error` is what ended it early, `limited` whether it had a `--limit`."""
     statuses = ledger.statuses(job)
@@ -40,8 +41,9 @@ def summarise(
     doubtful = statuses[Status.IN_DOUBT]
     cut = interrupted and unfinished + doubtful + submitted > 0
     code, reason = _ending(error, cut=cut, limited=limited, unfinished=unfinished, bad=bad, submitted=submitted)
-    if code == 0 and composites_failed:
-        code, reason = FAILURES_REMAIN, f"ended, but {composites_failed} composites could not be made"
+    for what, tally in (("composites", composites), ("renditions", renditions)):
+        if code == 0 and tally.failed:
+            code, reason = FAILURES_REMAIN, f"ended, but {tally.failed} {what} could not be made"
     real = 0 if simulated else 1
     return Summary(
         job=job.name,
@@ -70,8 +72,10 @@ def summarise(
         reason=reason,
         images=images,
         ledger=str(ledger.path),
-        composites=composites,
-        composites_failed=composites_failed,
+        composites=composites.made,
+        composites_failed=composites.failed,
+        renditions=renditions.made,
+        renditions_failed=renditions.failed,
         submitted=submitted,
         batches=len(ledger.batches.open(job)),
         problems=ledger.problems(job),

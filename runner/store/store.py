@@ -22,12 +22,25 @@ from pathlib import Path
 from runner import locks
 from runner.errors import StoreError
 from runner.store.batchfiles import BatchFiles
+from runner.store.derived import Derived
 from runner.store.files import explained, flush_folder, fresh, to_read
 from runner.store.partial import Partial, Sealed
 from runner.store.runlog import RunLog, to_append
 from runner.store.verify import BadImage, ImageVerifier
 
 _BUFFER_BYTES = 1 << 20
+_FOLDERS = (
+    "images",
+    ".partial",
+    ".batches",
+    "logs",
+    "superseded",
+    "composites",
+    "renditions",
+    "gallery",
+    "promotions",
+)
+"""What a job's folder may hold: assets in `images` and `superseded`, what was derived of them in the others."""
 _MOVE_AWAY = "move it away, then run again"
 
 
@@ -56,7 +69,7 @@ class Store:
         Raises:
             StoreError: they cannot be made or written to, or one of them leads elsewhere.
         """
-        for name in ("images", ".partial", ".batches", "logs", "superseded", "composites"):
+        for name in _FOLDERS:
             self._own(name)
         for name in ("images", ".partial"):
             folder = self._folder / name
@@ -124,6 +137,16 @@ class Store:
         return self._free(path) if self.occupied(path) and not self.matches(path, sha256) else path
 
     @property
+    def derived(self) -> Derived:
+        """The files that are made of assets, or about them."""
+        return Derived(self.output, self.job, target=self._target, scratch=self._scratch)
+
+    def _scratch(self) -> Path:
+        folder = self._own(".partial")
+        self._make(folder)
+        return folder
+
+    @property
     def batches(self) -> BatchFiles:
         """The files of requests that are about to be submitted."""
         return BatchFiles(self._batch_folder)
@@ -154,26 +177,6 @@ class Store:
             StoreError: something lies there, the path leaves the output folder, or the disk refuses.
         """
         self._rename(self._partial_path(attempt_id), self._target(path))
-
-    def composite_path(self, name: str) -> str:
-        """Where the composite of the asset of this name lies, relative to the output folder; always a PNG."""
-        return f"{self.job}/composites/{name if name.endswith('.png') else f'{name}.png'}"
-
-    def put(self, path: str, data: bytes) -> None:
-        """Let a file that was derived lie at `path`, durably and at once as a whole; what was there is replaced.
-
-        Raises:
-            StoreError: the path leaves the job's folder, or the disk refuses.
-        """
-        temporary = self._own(".partial") / f"put-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
-        target = self._target(path)
-        with explained(target):
-            with os.fdopen(fresh(temporary), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-            flush_folder(target.parent)
 
     def move(self, old: str, new: str) -> None:
         """Move a file, both paths relative to the output folder; nothing may lie at `new`."""

@@ -19,7 +19,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tests.bench import part_batches, part_edits, part_images, part_ledger, part_limiter, part_startup, report
+from tests.bench import (
+    part_batches,
+    part_edits,
+    part_images,
+    part_ledger,
+    part_limiter,
+    part_renditions,
+    part_startup,
+    report,
+)
 from tests.bench.measure import Failed, own_peak_bytes
 from tests.bench.report import Section
 from tests.bench.sides import ROOT, Homes
@@ -27,7 +36,7 @@ from tests.bench.sides import ROOT, Homes
 PAGE = ROOT / "docs" / "performance.md"
 TASKS = 1_000_000
 _MOST_LOAD = 0.7
-PARTS = ("cpu", "edits", "batches", "limiter", "ledger", "startup")
+PARTS = ("cpu", "edits", "batches", "renditions", "limiter", "ledger", "startup")
 _MOST_OWN_BYTES = 60_000_000
 """A child's peak begins at that of its parent: above this, it would be this process that is measured."""
 
@@ -44,6 +53,7 @@ def main() -> int:
         "cpu": lambda: part_images.measure(homes, given.rounds, _tell),
         "edits": lambda: [part_edits.measure(homes, given.rounds, _tell)],
         "batches": lambda: [part_batches.measure(homes, given.rounds, _batch_load(given), _tell)],
+        "renditions": lambda: part_renditions.measure(homes, given.rounds, _tell),
         "limiter": lambda: [part_limiter.measure(homes, given.rounds, _tell)],
         "ledger": lambda: [part_ledger.measure(homes, given.rounds, given.tasks, _tell)],
         "startup": lambda: [part_startup.measure(homes, given.rounds, _tell)],
@@ -99,7 +109,9 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def _notes(homes: Homes, part: str, rounds: int, tasks: int, load: float) -> list[str]:
-    ours = report.versions(homes.runner, ("runner", "openai", "aiohttp", "pybase64", "pydantic", "SQLAlchemy"))
+    ours = report.versions(
+        homes.runner, ("runner", "openai", "aiohttp", "pybase64", "pydantic", "SQLAlchemy", "pillow")
+    )
     theirs = report.versions(homes.peers, ("openai", "httpx2", "aiohttp", "litellm", "pybase64"))
     command = f"make bench ONLY={part} ROUNDS={rounds}" + (f" BENCH_TASKS={tasks}" if tasks != TASKS else "")
     return [

@@ -49,6 +49,8 @@ class Order:
     """What the runner's manifest says of the server's limits."""
     inputs: int = 0
     """Pictures of 5 MB that go with each request."""
+    renditions: tuple[Mapping[str, Any], ...] = ()
+    """What the runner makes of each image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ def manifest(order: Order) -> dict[str, Any]:
         "settings": {"size": "1024x1024", "quality": "low"},
         "limits": limits,
         **({"edit": {"images": [f"{INPUTS}/*.png"]}} if order.inputs else {}),
+        **({"renditions": list(order.renditions)} if order.renditions else {}),
     }
 
 

@@ -20,7 +20,7 @@ from runner import Options
 from runner import run as run_job
 from runner.ledger import Ledger
 from runner.tasks import Status
-from tests.bench import big_job, part_batches
+from tests.bench import big_job, part_batches, part_renditions, pixels
 from tests.bench.measure import Failed, run
 from tests.bench.server import Settings
 from tests.bench.sides import Homes, Order, make, serving, stats_of
@@ -105,6 +105,41 @@ def test_half_of_a_big_job_is_done_as_if_it_had_been_made(tmp_path: Path, monkey
     with closing(sqlite3.connect(output / "ledger.sqlite3")) as connection:
         query = "SELECT t.name, a.path FROM tasks t JOIN assets a ON a.task_id = t.id"
         assert {path == f"bench/images/{name}" for name, path in connection.execute(query)} == {True}
+
+
+def test_sides_make_the_same_renditions(tmp_path: Path) -> None:
+    """As many by the worker as by the loop, and of each picture the same sizes."""
+    homes = Homes(Path(sys.executable), Path(sys.executable), tmp_path)
+    told: list[str] = []
+    section = part_renditions.rates(homes, 1, told.append, assets=2)
+    assert len(section.rows) == 2 * len(part_renditions.CASES)
+    assert len(told) == 2 * len(part_renditions.CASES)
+    recipes = json.dumps(part_renditions.CASES[1].recipes)
+    (tmp_path / "pictures").mkdir()
+    pixels.main("draw", "1", str(tmp_path / "pictures"))
+    sizes = []
+    for side in part_renditions.SIDES:
+        out = tmp_path / side
+        out.mkdir()
+        pixels.main(side, recipes, str(tmp_path / "pictures"), str(out))
+        sizes.append({file.name: Image.open(io.BytesIO(file.read_bytes())).size for file in out.iterdir()})
+    assert (
+        sizes[0]
+        == sizes[1]
+        == {"0000-thumb.webp": (384, 384), "0000-card.jpg": (600, 400), "0000-icon.png": (128, 128)}
+    )
+
+
+def test_requests_are_counted_with_and_without_renditions(tmp_path: Path) -> None:
+    """Their pace is what the server saw, their latency what the run told."""
+    homes = Homes(Path(sys.executable), Path(sys.executable), tmp_path)
+    told: list[str] = []
+    section = part_renditions.requests(
+        homes, 1, told.append, Order(6, 3), Settings(image_bytes=50_000, p50_s=0.05, p95_s=0.05)
+    )
+    assert [len(row) for row in section.rows] == [len(section.columns)] * 3
+    assert len(told) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sides_bring_home_the_same_batch(tmp_path: Path) -> None:

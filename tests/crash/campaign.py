@@ -77,7 +77,7 @@ class Totals:
             f"  money              billed {usd(count['billed microusd'])}, settled {usd(count['settled microusd'])}, "
             f"in doubt {usd(count['doubt microusd'])} ({count['in doubt']} attempts)"
         )
-        yield f"  edits              {count['composites']} composites on record"
+        yield f"  edits              {count['composites']} composites and renditions on record"
         waiting = count["in batches at kills"]
         yield f"  batches            {count['batches']} collected, {waiting} requests in one at a kill"
         yield f"  budgets            {count['capped rounds']} rounds have one, {count['ended at the cap']} ended at it"

@@ -312,7 +312,7 @@ def at_the_end(books: Books, entries: Sequence[Row], output: Path, *, complete: 
     for batch in books.batches:
         if batch["state"] not in ("collected", "dissolved"):
             yield f"batch {batch['id']} was left {batch['state']}"
-    yield from _composites(books, files)
+    yield from _derived(books, files)
     for job in books.jobs:
         wanted = [task for task in books.tasks if task["job_id"] == job["id"] and task["wanted"]]
         if len(wanted) != job["wanted"]:
@@ -324,20 +324,30 @@ def at_the_end(books: Books, entries: Sequence[Row], output: Path, *, complete: 
                 yield f"task {task['id']} of {job['name']} was left {task['status']}"
 
 
-def _composites(books: Books, files: Mapping[str, str]) -> Iterator[str]:
-    """Every image that starts from pictures is pasted back, once, under its own name and from the bytes that it has."""
+def _derived(books: Books, files: Mapping[str, str]) -> Iterator[str]:
+    """Every image that starts from pictures is pasted back, and has what others of its job were cut to.
+
+    Once, under its own name and from the bytes that it has.
+    """
     assets = {asset["task_id"]: asset for asset in books.assets}
-    made = {rendition["task_id"]: rendition for rendition in books.renditions}
+    made = {(rendition["task_id"], rendition["kind"]): rendition for rendition in books.renditions}
+    jobs = {task["id"]: task["job_id"] for task in books.tasks}
+    kinds: dict[int, set[str]] = {}
+    for task_id, kind in made:
+        if kind != "composite":
+            kinds.setdefault(jobs[task_id], set()).add(kind)
     for task in books.tasks:
-        if task["edit_row"] is None or not task["wanted"] or task["status"] != "done":
+        if not task["wanted"] or task["status"] != "done":
             continue
-        composite = made.get(task["id"])
-        if composite is None:
-            yield f"{task['name']} of {task['job']} has no composite"
-        elif files.get(composite["path"]) != composite["sha256"]:
-            yield f"the composite {composite['path']} is not what is on record"
-        elif composite["asset_sha256"] != assets[task["id"]]["sha256"] or composite["task_name"] != task["name"]:
-            yield f"the composite {composite['path']} is of another image"
+        composites = {"composite"} if task["edit_row"] is not None else set[str]()
+        for kind in sorted(kinds.get(task["job_id"], set()) | composites):
+            one = made.get((task["id"], kind))
+            if one is None:
+                yield f"{task['name']} of {task['job']} has no {kind}"
+            elif files.get(one["path"]) != one["sha256"]:
+                yield f"the {kind} {one['path']} is not what is on record"
+            elif one["asset_sha256"] != assets[task["id"]]["sha256"] or one["task_name"] != task["name"]:
+                yield f"the {kind} {one['path']} is of another image"
 
 
 def told(books: Books, summaries: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -397,6 +397,7 @@ class Round:
                 "mask": {"box": [10, 20, 70, 60], "feather": 3},
                 "composite": True,
             }
+            more["renditions"] = [{"name": "card", "width": 40, "height": 30, "fit": "cover"}]
         if self._plan.cap_microusd is not None:
             more["budget"] = {"usd": f"{self._plan.cap_microusd / 1e6:.6f}", "per": "job"}
         if self._plan.per_batch is not None:

@@ -133,13 +133,13 @@ PICTURES = [
     Step(f"{name}, {when}", place, when)
     for name, place in (
         ("inputs found", "runner.inputs.inputs:Inputs.fetch"),
-        ("composite kept", "runner.engine.composites:Compositor._keep"),
-        ("composite put", f"{STORE}put"),
-        ("composite on record", f"{LEDGER}rendered"),
+        ("derived kept", "runner.engine.renditions:Renderer._keep"),
+        ("derived put", "runner.store.derived:Derived.put_all"),
+        ("derived on record", "runner.ledger.renditions:Renditions.made"),
     )
     for when in ("before", "after")
 ]
-"""What is done for an image that starts from pictures, beside what is done for any."""
+"""What is done for an image that starts from pictures, and for one that is cut to size, beside what is done for any."""
 
 BATCH = [
     Step(f"{name}, {when}", place, when)

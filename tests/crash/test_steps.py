@@ -59,6 +59,9 @@ def _kill(place: str, when: str, nth: int) -> dict[str, Any]:
     return {"place": place, "when": when, "nth": nth}
 
 
+CARD = {"name": "card", "width": 32, "height": 20, "fit": "cover"}
+
+
 @pytest.mark.parametrize("step", IMAGE, ids=_named)
 def test_a_kill_on_an_images_way(dying: DyingRunner, bench: Bench, step: Step) -> None:
     """Dead at the second image: the first is not asked for again, and neither is the second if it was whole on disk."""
@@ -76,13 +79,13 @@ def test_a_kill_on_an_images_way(dying: DyingRunner, bench: Bench, step: Step) -
 
 @pytest.mark.parametrize("step", PICTURES, ids=_named)
 def test_a_kill_beside_an_edit(dying: DyingRunner, bench: Bench, step: Step) -> None:
-    """Dead while a composite is made, or before a request has its pictures: each is pasted once, and paid once.
+    """Dead while something is made of an image, or before a request has its pictures: each is made, and paid once.
 
     Requests that were under way at that moment are the ones that may be repeated.
     """
     Image.radial_gradient("L").resize((96, 96)).convert("RGB").save(bench.folder / "base.png")
     edit = {"images": ["base.png"], "mask": {"box": [8, 8, 40, 40], "feather": 2}, "composite": True}
-    arguments = bench.arguments(bench.write(concurrency=1, more={"edit": edit}))
+    arguments = bench.arguments(bench.write(concurrency=1, more={"edit": edit, "renditions": [CARD]}))
     assert dying.run(arguments, bench.folder, kill=step.kill(2)).code == KILLED
     resumed = dying.run(arguments, bench.folder)
     assert resumed.code == 0
@@ -90,9 +93,10 @@ def test_a_kill_beside_an_edit(dying: DyingRunner, bench: Bench, step: Step) -> 
     assert account.requests <= len(PROMPTS) + 1
     books = Books.copied(bench.output / "ledger.sqlite3")
     assert list(laws.at_the_end(books, bench.peer.entries(), bench.output, complete=True)) == []
-    assert len(books.renditions) == len(PROMPTS)
+    assert sorted(one["kind"] for one in books.renditions) == ["card"] * len(PROMPTS) + ["composite"] * len(PROMPTS)
     again = dying.run(arguments, bench.folder)
-    assert (again.code, again.count("composed"), bench.peer.bill()["requests"]) == (0, 0, account.requests)
+    assert (again.code, bench.peer.bill()["requests"]) == (0, account.requests)
+    assert (again.count("composed"), again.count("rendered")) == (0, 0)
 
 
 @pytest.mark.parametrize("step", FRAME, ids=_named)

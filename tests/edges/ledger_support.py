@@ -17,7 +17,7 @@ from PIL import Image
 
 from runner.engine.events import Event
 from runner.errors import Usage
-from runner.ledger import Answer, Begin, Cost, File, Job, Ledger, RunStart, Todo, attempts
+from runner.ledger import Answer, Begin, Cost, File, Job, Lacking, Ledger, Rendition, RunStart, Todo, Wanting, attempts
 from runner.store import Sealed, Store
 from runner.tasks import Edit, ImageRequest, Input, Origin, Source, Task, task_key
 
@@ -277,3 +277,17 @@ def file_of(sealed: Sealed, path: str) -> File:
     """A sealed image as the ledger records it."""
     facts = sealed.facts
     return File(path, sealed.sha256, sealed.bytes, facts.format, facts.width, facts.height, facts.has_c2pa)
+
+
+def rendition(item: Wanting | Lacking, kind: str, recipe: str, path: str, *, size_bytes: int = 100) -> Rendition:
+    """A file that was made of what lacked it."""
+    return Rendition(
+        task_id=item.task_id,
+        kind=kind,
+        recipe=recipe,
+        asset_sha256=item.sha256,
+        task_name=item.name,
+        path=path,
+        sha256="a" * 64,
+        bytes=size_bytes,
+    )

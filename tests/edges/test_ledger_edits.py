@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import LedgerError, Usage
-from runner.ledger import Cost, Job, Ledger, Rendition, Wanting
+from runner.ledger import COMPOSITE, Cost, Job, Ledger, Wanting
 from tests.edges.ledger_support import (
     NOW_MS,
     begin,
@@ -21,10 +21,11 @@ from tests.edges.ledger_support import (
     make_task,
     make_tasks,
     open_ledger,
+    rendition,
     rows,
 )
 
-MADE = Rendition("job/composites/a.png", "a" * 64, 100)
+MADE = "job/composites/a.png"
 COST = Cost(1, "usage", Usage(20, 272, 614, 20, 323))
 
 
@@ -86,32 +87,36 @@ def test_composites_are_wanted_of_what_is_done_and_wanted_and_has_none(ledger: L
         make_task("gone", edit=make_edit(), composite="paste"),
     ]
     job = enrolled(ledger, tasks)
-    assert ledger.wanting(job, 0, 10) == []
+    assert ledger.renditions.composites_wanted(job, 0, 10) == []
     finished(ledger, job)
     job = enrolled(ledger, [*tasks[:3], make_task("later", edit=make_edit(), composite="paste")], digest="d2")
     assert names(ledger, job) == ["with/16x16-low-1.png"]
-    (item,) = ledger.wanting(job, 0, 10)
+    (item,) = ledger.renditions.composites_wanted(job, 0, 10)
     assert (item.recipe, item.old_path) == ("paste", None)
-    ledger.rendered(item, MADE, now_ms=NOW_MS)
+    rendered(ledger, item)
     assert names(ledger, job) == []
 
 
+def rendered(ledger: Ledger, item: Wanting) -> None:
+    ledger.renditions.made([rendition(item, COMPOSITE, item.digest, MADE)], now_ms=NOW_MS)
+
+
 def names(ledger: Ledger, job: Job, after: int = 0) -> list[str]:
-    return [item.name for item in ledger.wanting(job, after, 10)]
+    return [item.name for item in ledger.renditions.composites_wanted(job, after, 10)]
 
 
 def test_pages_go_on_from_the_last_asset(ledger: Ledger) -> None:
     job = enrolled(ledger, [make_task(f"p{n}", edit=make_edit(), composite="x") for n in range(5)])
     finished(ledger, job)
-    first = ledger.wanting(job, 0, 2)
-    rest = ledger.wanting(job, first[-1].asset_id, 10)
+    first = ledger.renditions.composites_wanted(job, 0, 2)
+    rest = ledger.renditions.composites_wanted(job, first[-1].asset_id, 10)
     assert [item.name for item in (*first, *rest)] == names(ledger, job)
     assert len(rest) == 3
 
 
 def wanted_again(ledger: Ledger, job: Job) -> Wanting:
-    (item,) = ledger.wanting(job, 0, 10)
-    assert item.old_path == MADE.path
+    (item,) = ledger.renditions.composites_wanted(job, 0, 10)
+    assert item.old_path == MADE
     return item
 
 
@@ -120,26 +125,28 @@ def test_a_composite_is_made_again_when_anything_of_it_has_changed(ledger: Ledge
     task = make_task(edit=make_edit(), composite="old")
     job = enrolled(ledger, [task])
     finished(ledger, job)
-    ledger.rendered(ledger.wanting(job, 0, 1)[0], MADE, now_ms=NOW_MS)
+    rendered(ledger, ledger.renditions.composites_wanted(job, 0, 1)[0])
     for digest, now in (("2", replace(task, composite="new")), ("3", replace(task, composite="new", name="other.png"))):
         job = enrolled(ledger, [now], digest=digest)
         assert ledger.todo(job, -1, 10) == []
-        ledger.rendered(wanted_again(ledger, job), MADE, now_ms=NOW_MS)
-        assert ledger.wanting(job, 0, 10) == []
+        rendered(ledger, wanted_again(ledger, job))
+        assert ledger.renditions.composites_wanted(job, 0, 10) == []
     change(ledger, "UPDATE assets SET sha256 = ?", "e" * 64)
     wanted_again(ledger, job)
     job = enrolled(ledger, [replace(task, composite=None)], digest="4")
-    assert ledger.wanting(job, 0, 10) == []
+    assert ledger.renditions.composites_wanted(job, 0, 10) == []
 
 
 def test_a_path_belongs_to_whoever_was_rendered_there_last(ledger: Ledger) -> None:
     """Two tasks that swap names swap composites: the file of the one is not the other's to remove."""
     job = enrolled(ledger, [make_task(f"p{n}", edit=make_edit(), composite="x") for n in range(2)])
     finished(ledger, job)
-    one, other = ledger.wanting(job, 0, 2)
-    ledger.rendered(one, MADE, now_ms=NOW_MS)
-    assert not ledger.is_rendition(MADE.path, but_task=one.task_id)
-    assert ledger.is_rendition(MADE.path, but_task=other.task_id)
+    one, other = ledger.renditions.composites_wanted(job, 0, 2)
+    rendered(ledger, one)
+    assert ledger.renditions.owners([MADE, "job/composites/b.png"]) == {MADE: {(one.task_id, COMPOSITE)}}
+    assert other.task_id != one.task_id
+    change(ledger, "UPDATE tasks SET name = 'renamed' WHERE id = ?", one.task_id)
+    assert ledger.renditions.owners([MADE]) == {}
 
 
 def test_what_inputs_took_is_told_newest_first_and_simulated_apart(ledger: Ledger) -> None:

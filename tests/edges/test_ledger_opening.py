@@ -118,7 +118,7 @@ def test_a_new_ledger_has_the_very_schema_that_the_migrations_lead_to(tmp_path: 
                 (each["constrained_columns"], each["referred_table"]) for each in theirs.get_foreign_keys(table)
             ]
             assert sorted(links) == sorted(their_links)
-        assert seen == 12
+        assert seen == 16
         query = sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
         indices = {name: " ".join(text.split()) for name, text in connection.execute(query)}
         assert indices == {name: " ".join(text.split()) for name, text in migrated.execute(query)}

@@ -19,7 +19,7 @@ from alembic.config import Config
 
 from runner.engine import recovery
 from runner.errors import Usage
-from runner.ledger import Answer, Cost, Job, Ledger, Rendition
+from runner.ledger import COMPOSITE, Answer, Cost, Job, Ledger, NewChoice, Renditions, Reviews
 from runner.ledger.database import HEAD
 from runner.tasks import Event, Status
 from tests.edges.disk_support import modes
@@ -42,11 +42,13 @@ from tests.edges.ledger_support import (
     move_in,
     open_ledger,
     png,
+    rendition,
     rows,
     to_begin,
     write,
 )
 
+KINDS = {"card": "1" * 64, "thumbnail": "2" * 64}
 LARGE = ("tasks", "attempts", "assets", "prompts", "edits", "inputs", "renditions")
 """The tables that grow with the number of images."""
 
@@ -150,8 +152,19 @@ def _settle(busy: Busy, how: str) -> None:
 
 
 def _rendered(busy: Busy) -> None:
-    item = busy.ledger.wanting(busy.job, 0, 1)[0]
-    busy.ledger.rendered(item, Rendition("job/composites/a.png", "0" * 64, 9), now_ms=NOW_MS)
+    item = busy.ledger.renditions.composites_wanted(busy.job, 0, 1)[0]
+    busy.ledger.renditions.made([rendition(item, COMPOSITE, item.digest, "job/composites/a.png")], now_ms=NOW_MS)
+
+
+def _done(busy: Busy) -> int:
+    """A task that has an image."""
+    return rows(busy.ledger, "SELECT task_id FROM assets ORDER BY id DESC LIMIT 1")[0]["task_id"]
+
+
+def _choose(busy: Busy) -> Job:
+    new = NewChoice("a", _done(busy), None, "stars", 4, blind=False, token="t")
+    busy.ledger.reviews.add(busy.job, new, now_ms=NOW_MS)
+    return busy.job
 
 
 def _take_over(busy: Busy) -> None:
@@ -197,12 +210,17 @@ HOT: dict[str, Callable[[Busy], object]] = {
     "retry": lambda busy: busy.ledger.retry(busy.job, Status.REFUSED, "moderation_blocked"),
     "gone": lambda busy: busy.ledger.gone(busy.ledger.assets_of([1, 2])),
     "has_inputs": lambda busy: busy.ledger.has_inputs(busy.job),
-    "newest_asset": lambda busy: busy.ledger.newest_asset(),
-    "wanting": lambda busy: busy.ledger.wanting(busy.job, 3, 10),
-    "rendered": _rendered,
-    "renditions": lambda busy: list(busy.ledger.renditions(busy.job)),
-    "forget": lambda busy: busy.ledger.forget([1, 2]),
-    "is_rendition": lambda busy: busy.ledger.is_rendition("job/composites/a.png", but_task=1),
+    "renditions.newest_asset": lambda busy: busy.ledger.renditions.newest_asset(),
+    "renditions.composites_wanted": lambda busy: busy.ledger.renditions.composites_wanted(busy.job, 3, 10),
+    "renditions.lacking": lambda busy: busy.ledger.renditions.lacking(busy.job, KINDS, 3, 10),
+    "renditions.made": _rendered,
+    "renditions.all": lambda busy: list(busy.ledger.renditions.all(busy.job)),
+    "renditions.forget": lambda busy: busy.ledger.renditions.forget([1, 2]),
+    "renditions.owners": lambda busy: busy.ledger.renditions.owners(["job/composites/a.png"]),
+    "reviews.add": _choose,
+    "reviews.undo": lambda busy: busy.ledger.reviews.undo(_choose(busy), "a", now_ms=NOW_MS),
+    "reviews.all": lambda busy: list(busy.ledger.reviews.all(_choose(busy))),
+    "relatives": lambda busy: busy.ledger.relatives(busy.job),
     "seen_edits": lambda busy: busy.ledger.seen_edits(simulated=False),
     "writer": _writer,
 }
@@ -211,12 +229,18 @@ COLD = {
     "open": "no question",
     "batches": "no question; those that it leads to are looked at in test_ledger_batches.py",
     "exists": "no question",
+    "nights": "no question; those that it leads to are of one run, or of days, for a report or a chart",
     "close": "no question",
     "lock": "no question",
     "path": "no question",
+    "renditions": "no question",
+    "reviews": "no question",
+    "renditions.count_lacking": "a person waits for renditions, and is told of how many images",
+    "link_origins": "once in a run of what was promoted, which people have chosen one by one",
     "check": "a person asks for a look at everything",
     "costs": "sums by day or model are of every attempt",
     "export": "every task, as a stream",
+    "tiles": "every task, as a stream; a page is made of all of them",
     "assets": "every image is looked at, page by page",
     "totals": "all images of a job, before each of them is looked at",
     "same_bytes": "the repair of images that are lost",
@@ -227,6 +251,7 @@ SORTED = {
     "problems": "groups what failed, and nothing else",
     "reusable": "orders the few assets that serve one task",
     "reuse": "asks for `reusable` first",
+    "relatives": "orders what people have chosen one by one, found from there",
 }
 """What may sort in a scratch table, and what that is bounded by."""
 
@@ -234,6 +259,8 @@ SORTED = {
 def test_every_question_is_among_those_whose_plan_is_looked_at() -> None:
     """A new method of the ledger cannot pass this by."""
     public = {name for name, _ in inspect.getmembers(Ledger) if not name.startswith("_")}
+    for owner, part in (("renditions", Renditions), ("reviews", Reviews)):
+        public |= {f"{owner}.{name}" for name, _ in inspect.getmembers(part) if not name.startswith("_")}
     assert public == HOT.keys() | COLD.keys()
     assert not HOT.keys() & COLD.keys()
 
@@ -503,6 +530,9 @@ def _told(ledger: Ledger) -> tuple[object, ...]:
         ledger.problems(job),
         ledger.reused(job),
         list(ledger.assets(job)),
+        ledger.nights.night(job, None, glimpses=6),
+        ledger.nights.spent_by_day(job, 0),
+        ledger.nights.images_by_minute(job),
         exported,
     )
 

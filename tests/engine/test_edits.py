@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageDraw
 
-from runner.engine.composites import Compositor
+from runner.engine.renditions import Renderer
 from runner.errors import LedgerError
 from runner.inputs import pasting
 from tests.edges.simulator_support import Peer, running
@@ -234,7 +234,7 @@ def test_a_composite_that_cannot_be_made_is_told_and_costs_nothing(desk: Desk) -
 )
 def test_no_trouble_with_pasting_ends_a_run(desk: Desk, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
     """Law 3: what is in flight is paid for. A process that cannot be begun, dies, or says nonsense costs composites."""
-    monkeypatch.setattr("runner.engine.composites._COMMAND", command)
+    monkeypatch.setattr("runner.renditions.worker.COMMAND", command)
     said = desk.run(job(desk, what="{{ image.stem }} [[fault:delay=0.3]]"), "--json")
     assert said.code == 4
     assert (said.summary["done"], said.summary["in_doubt"], said.summary["composites_failed"]) == (6, 0, 6)
@@ -247,10 +247,10 @@ def test_nothing_that_goes_wrong_beside_the_requests_cancels_them(
 ) -> None:
     """Law 3, whatever is broken: six images are made, none is in doubt, and the exit code says that it was not all."""
 
-    async def run(_self: Compositor) -> None:
+    async def run(_self: Renderer) -> None:
         raise error
 
-    monkeypatch.setattr(Compositor, "run", run)
+    monkeypatch.setattr(Renderer, "run", run)
     said = desk.run(job(desk), "--json")
     assert (said.code, said.summary["done"], said.summary["in_doubt"]) == (4, 6, 0)
     assert any(str(error) in entry["message"] for entry in said.entries if entry["type"] == "warned")
@@ -307,19 +307,17 @@ def test_another_job_takes_over_an_edit_and_pastes_its_own(desk: Desk) -> None:
 def test_a_worker_says_what_is_wrong_and_goes_on(desk: Desk) -> None:
     """One process pastes many: a bad one must not spoil what follows it."""
     import subprocess
-    import sys
 
     from runner.inputs import Inputs, Mask
-    from runner.inputs.worker import question
+    from runner.renditions import worker
 
     answer = desk.folder / "assets/base-1.png"
     recipe = Inputs(desk.folder).composite("assets/base-0.png", Mask(box=(1, 2, 30, 40)))
-    questions = [question(desk.folder, "nonsense", answer), b"[]\n", question(desk.folder, recipe, answer)]
-    told = subprocess.run(
-        [sys.executable, "-m", "runner.inputs.worker"], input=b"".join(questions), capture_output=True, check=True
-    ).stdout
+    good = worker.pasting(desk.folder, recipe, answer)
+    questions = [worker.pasting(desk.folder, "nonsense", answer), b"[]\n", good]
+    told = subprocess.run(worker.COMMAND, input=b"".join(questions), capture_output=True, check=True).stdout
     first, second, head, data = told.split(b"\n", 3)
     assert "cannot be read" in json.loads(first)["error"]
     assert "error" in json.loads(second)
-    assert json.loads(head) == {"bytes": len(data)}
+    assert json.loads(head) == {"bytes": [len(data)]}
     assert data == pasting.paste(desk.folder, recipe, answer)

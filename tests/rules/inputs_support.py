@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from runner.inputs import BadInput, Inputs
 
@@ -99,6 +99,18 @@ def decoded(data: bytes) -> Image.Image:
     with Image.open(BytesIO(data)) as picture:
         picture.load()
         return picture
+
+
+def wide_profile() -> bytes:
+    """A profile of RGB that is not sRGB: sRGB's own with red and blue changed over, under another name."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = int.from_bytes(data[128:132], "big")
+    tags = {bytes(data[132 + 12 * n : 136 + 12 * n]): 136 + 12 * n for n in range(count)}
+    red, blue = (bytes(data[tags[name] : tags[name] + 8]) for name in (b"rXYZ", b"bXYZ"))
+    data[tags[b"rXYZ"] : tags[b"rXYZ"] + 8], data[tags[b"bXYZ"] : tags[b"bXYZ"] + 8] = blue, red
+    name = "sRGB built-in".encode("utf-16-be")
+    assert name in data
+    return bytes(data).replace(name, "Other colour".encode("utf-16-be") + b"\0 ")
 
 
 @contextmanager

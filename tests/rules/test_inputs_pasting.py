@@ -19,7 +19,18 @@ from PIL import Image, ImageChops, ImageCms
 from runner.inputs import BadInput, Mask, paste
 from runner.inputs.masks import MAX_FEATHER
 from runner.inputs.pasting import weights
-from tests.rules.inputs_support import Desk, decoded, desk, encoded, new_desk, noise, opened, refused, smooth
+from tests.rules.inputs_support import (
+    Desk,
+    decoded,
+    desk,
+    encoded,
+    new_desk,
+    noise,
+    opened,
+    refused,
+    smooth,
+    wide_profile,
+)
 
 FEATHERS = st.integers(0, 9)
 PLANES = st.builds(
@@ -258,18 +269,6 @@ def test_originals_and_answers_of_every_format(here: Desk, kind: str) -> None:
     found = decoded(paste(here.base, recipe, here.base / "answer"))
     assert found.crop((0, 14, 32, 24)).tobytes() == opened(here.base / "a").crop((0, 14, 32, 24)).tobytes()
     assert found.crop((4, 4, 24, 14)).tobytes() == opened(here.base / "answer").crop((4, 4, 24, 14)).tobytes()
-
-
-def wide_profile() -> bytes:
-    """A profile of RGB that is not sRGB: sRGB's own with red and blue changed over, under another name."""
-    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    count = int.from_bytes(data[128:132], "big")
-    tags = {bytes(data[132 + 12 * n : 136 + 12 * n]): 136 + 12 * n for n in range(count)}
-    red, blue = (bytes(data[tags[name] : tags[name] + 8]) for name in (b"rXYZ", b"bXYZ"))
-    data[tags[b"rXYZ"] : tags[b"rXYZ"] + 8], data[tags[b"bXYZ"] : tags[b"bXYZ"] + 8] = blue, red
-    name = "sRGB built-in".encode("utf-16-be")
-    assert name in data
-    return bytes(data).replace(name, "Other colour".encode("utf-16-be") + b"\0 ")
 
 
 def test_the_originals_colours_are_those_of_its_profile(here: Desk) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from runner import manifest
 from runner.errors import ManifestError
-from runner.manifest import editing, pictures, sandbox, schema
+from runner.manifest import editing, notifying, pictures, rendering, sandbox, schema
 from tests.rules.manifest_data import CATALOG, draw, job, tasks
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -41,6 +41,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+class _Editor(yaml.SafeLoader):
+    """Reads `on` as the text that it is in YAML 1.2, which editors follow."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - declared by PyYAML, as it is
+        first: [(tag, words) for tag, words in known if first not in "oO" or tag != "tag:yaml.org,2002:bool"]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def whole(block: str) -> str:
     """An example as a manifest of its own: most leave out the name or the prompts."""
     if not re.search(r"^name:", block, re.MULTILINE):
@@ -53,7 +62,7 @@ def test_every_example_loads(block: str, folder: Path) -> None:
     """Each is accepted, expands, and suits the schema for editors."""
     loaded = manifest.loads(whole(block), source="job.yaml", base_dir=folder, catalog=CATALOG)
     assert tasks(loaded)
-    jsonschema.validate(yaml.safe_load(whole(block)), manifest.json_schema())
+    jsonschema.validate(yaml.load(whole(block), _Editor), manifest.json_schema())
 
 
 @pytest.mark.parametrize(("block", "message"), ERRORS)
@@ -70,9 +79,10 @@ def test_every_key_is_documented() -> None:
     parts: list[type[BaseModel]] = [schema.Manifest, schema.Settings, schema.PromptSettings, schema.TextPrompt]
     parts += [schema.FilePrompt, schema.Limits, schema.Budget, schema.Retry, schema.Timeouts, schema.Output]
     parts += [schema.Batch, editing.EditSettings, editing.PrepareSettings]
+    parts += [rendering.RenditionSettings, notifying.Notify]
     keys = {key for part in parts for key in part.model_fields}
     words = {*keys, "zip", "exclude", "include", *sandbox._FILTERS, *sandbox._TEXT_METHODS, *sandbox._TESTS}
-    words |= {*editing._MASK_KEYS, *editing.MASK_MODES, *pictures.PARTS}
+    words |= {*notifying.ENDINGS, *editing._MASK_KEYS, *editing.MASK_MODES, *pictures.PARTS}
     assert [word for word in sorted(words) if not re.search(rf"`[^`\n]*\b{word}\b[^`\n]*`", text)] == []
 
 
@@ -111,6 +121,13 @@ def test_the_schema_is_one() -> None:
         "edit: {images: a.png, prepare: {format: gif}}",
         "matrix: {image: [{file: a.png}]}",
         "matrix: {mask: [{bx: 1}]}",
+        "renditions: {name: x, width: 1}",
+        "renditions: [{width: 1}]",
+        "renditions: [{name: x, width: 0}]",
+        "renditions: [{name: x, width: 1, fit: crop}]",
+        "renditions: [{name: a/b, width: 1}]",
+        "notify: {webhok: x}",
+        "notify: {command: sh}",
         "version: 2",
     ],
 )

@@ -1,0 +1,114 @@
+"""The command that draws a contact sheet.
+
+Owns its arguments, and the file that it writes: it is the user's own, outside the output folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from runner.cli import console, options
+from runner.errors import InputError
+
+if TYPE_CHECKING:
+    from runner.renditions.sheet import Kind
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command(
+        short_help="A job's images on one picture or some pages, for mail and chat.",
+        epilog="Example: runner sheet style-sweep --columns quality --to sweep.pdf",
+    )(sheet)
+
+
+def sheet(
+    job: options.Job,
+    rows: Annotated[
+        str, typer.Option("--rows", metavar="AXIS", help="What differs from row to row: prompt, sample, any axis.")
+    ] = "prompt",
+    columns: Annotated[
+        str,
+        typer.Option("--columns", metavar="AXIS", help="What differs from column to column; variant is all axes."),
+    ] = "variant",
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to", metavar="FILE", help="A .png, .jpg or .pdf file [default: JOB-sheet.png]. It is replaced."
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option("--size", metavar="PIXELS", min=48, max=1024, help="The side of a cell.")] = 256,
+    title: Annotated[
+        str | None, typer.Option("--title", metavar="TEXT", help="What stands above [default: the job's name].")
+    ] = None,
+    font: Annotated[
+        Path | None, typer.Option("--font", metavar="FILE", help="A font for the labels: .ttf, .otf or .ttc.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="The first N rows at most.")] = None,
+    output: options.Output = None,
+    ledger: options.Ledger = None,
+) -> None:
+    """Draw a contact sheet: a job's images in rows and columns, as PNG or JPEG, or as the pages of a PDF."""
+    from runner.invocation import find_job
+    from runner.ledger import Ledger
+    from runner.renditions.lettering import Letters
+    from runner.renditions.sheet import save
+    from runner.report.sheets import sheet as choose
+
+    given = options.gather(output=output, ledger=ledger)
+    letters = Letters(font)
+    with Ledger.open(given.ledger_path, create=False) as opened:
+        found = find_job(job, opened)
+        file = to if to is not None else Path(f"{found.name}-sheet.png")
+        kind = _kind(file)
+        _refuse_below(given.output_folder, file)
+        chosen = choose(
+            opened,
+            found,
+            output=given.output_folder,
+            rows=rows,
+            columns=columns,
+            size_px=size,
+            title=title,
+            limit=limit,
+        )
+    with _replacing(file) as stream:
+        pages = save(chosen, stream, kind, letters)
+    console.out(f"{console.safe(file)}: {len(chosen.rows)} rows" + (f", {pages} pages" if kind == "pdf" else ""))
+
+
+def _kind(file: Path) -> Kind:
+    endings: dict[str, Kind] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".pdf": "pdf"}
+    kind = endings.get(file.suffix.lower())
+    if kind is None:
+        raise InputError(f"a sheet is no {file.suffix or 'file without an ending'}", hint="write a .png, .jpg or .pdf")
+    return kind
+
+
+def _refuse_below(folder: Path, file: Path) -> None:
+    """What lies there is on record: no slip in a name may replace an image that was paid for."""
+    if file.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{file} lies in the output folder", hint="name a file elsewhere with --to")
+
+
+@contextmanager
+def _replacing(file: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `file` when the block is through; until then that stays as it is."""
+    fresh = file.with_name(f".{file.name[:100]}.{os.getpid()}")
+    try:
+        with fresh.open("x+b") as stream:
+            yield stream
+        fresh.replace(file)
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be written: {error.strerror or error}", hint="name another file with --to"
+        ) from None
+    finally:
+        with suppress(OSError):
+            fresh.unlink()

@@ -48,6 +48,7 @@ def main() -> None:
                 save(page, target / f"{name}.png")
                 page.context.close()
             review(browser, folder, target)
+            promoted(browser, folder, url, target)
 
 
 def call(folder: str, *arguments: str) -> None:
@@ -129,6 +130,20 @@ def review(browser: Browser, folder: str, target: Path) -> None:
     finally:
         server.terminate()
         server.wait()
+
+
+def promoted(browser: Browser, folder: str, url: str, target: Path) -> None:
+    """A winner beside what was made of it."""
+    better = ["--model", "gpt-image-2", "--quality", "high", "--provider", "simulator"]
+    call(folder, "promote", JOB, "--winners", "--top", "5", *better, "--quiet")
+    page = opened(browser, url)
+    page.click("#opener")
+    page.check("[data-facet=promotion][data-value='made again']")
+    page.locator(".cell[data-id]").first.click()
+    page.get_by_role("button", name="Before / after").click()
+    page.mouse.move(0, 0)
+    save(page, target / "before-after.png")
+    page.context.close()
 
 
 SHOTS: dict[str, tuple[Callable[[Page], None], dict[str, Any]]] = {

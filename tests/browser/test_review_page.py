@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,9 @@ import pytest
 from runner.ledger import Choice
 from runner.report.results import results
 from runner.tasks import task_key
-from tests.browser.support import Opener, Sight
-from tests.engine.review_support import Host, Panel, hosting, open_panel, sweep
+from tests.browser.support import Opener, Sight, until
+from tests.engine.review_support import Host, Panel, open_panel, sweep
+from tests.engine.review_support import hosting as hosting_until_the_end
 
 pytest.importorskip("playwright", reason="Playwright is not installed: `make browser-test` does that")
 from playwright.sync_api import expect
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 KEYS = {"left": "ArrowLeft", "right": "ArrowRight", "both": "ArrowUp", "neither": "ArrowDown"}
 VERDICTS = ["left", "left", "right", "both", "left", "right", "neither", "left", "left", "right"]
 Look = Callable[..., "Page"]
+# A machine that is busy with other tests is slow, and not wrong.
+expect.set_options(timeout=20_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,27 @@ def panel(tmp_path: Path) -> Iterator[Panel]:
         yield opened
 
 
+_pages: list[Page] = []
+
+
+@contextmanager
+def hosting(panel: Panel, **settings: Any) -> Iterator[Host]:
+    """A review whose pages are closed before it ends: what they still ask for would be an error on their console."""
+    with hosting_until_the_end(panel, **settings) as host:
+        try:
+            yield host
+        finally:
+            while _pages:
+                _pages.pop().close()
+
+
 @pytest.fixture
 def look(opener: Opener) -> Look:
     """Opens a review's page, as Ann unless told otherwise, once there is something to judge."""
 
     def open_page(host: Host, *, name: str | None = "Ann", **options: Any) -> Page:
         page = opener(host.url, origin=host.origin, **options)
+        _pages.append(page)
         if name is not None:
             begin(page, name)
         return page
@@ -428,14 +447,13 @@ def test_blind_the_page_tells_nothing_before_the_choice(panel: Panel, look: Look
 def test_while_the_server_is_gone_choices_are_kept(panel: Panel, browser: Browser) -> None:
     """The page says so, goes on with what it has, keeps the choices over a reload, and sends each once."""
     wrong: list[str] = []
-    context = browser.new_context()
-    page = context.new_page()
+    page = browser.new_page()
+    _pages.append(page)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     with hosting(panel) as host:
         page.goto(host.url)
         begin(page, "Ann")
         seen(page)
-        page.wait_for_function("document.querySelectorAll('#judge-pair img').length === 2")
         page.wait_for_load_state("networkidle")
 
         def lost(route: Route) -> None:
@@ -463,15 +481,14 @@ def test_while_the_server_is_gone_choices_are_kept(panel: Panel, browser: Browse
         judged(page, 3, 32)
         recorded(page, panel, 3)
         # The ledger has it a moment before the page knows.
-        page.wait_for_function("[null, 'null'].includes(localStorage.getItem('runner:choices:sweep:Ann'))")
-    context.close()
+        until(page, "[null, 'null'].includes(localStorage.getItem('runner:choices:sweep:Ann'))")
     assert wrong == []
 
 
 def test_a_choice_that_is_refused_is_told_and_dropped(panel: Panel, browser: Browser) -> None:
     """An image that went away meanwhile holds nothing up."""
-    context = browser.new_context()
-    page = context.new_page()
+    page = browser.new_page()
+    _pages.append(page)
     with hosting(panel) as host:
         page.goto(host.url)
         begin(page, "Ann")
@@ -483,7 +500,6 @@ def test_a_choice_that_is_refused_is_told_and_dropped(panel: Panel, browser: Bro
         seen(page)
         page.keyboard.press("ArrowLeft")
         recorded(page, panel, 1)
-    context.close()
 
 
 HOSTILE = (

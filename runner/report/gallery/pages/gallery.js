@@ -29,6 +29,7 @@
     {name: 'status', values: data.statuses, of: (tile) => tile.status, word: (value) => app.STATUS_WORDS[value]},
     ...axes,
     {name: 'made by', values: data.models, of: (tile) => tile.model ?? ''},
+    {name: 'promotion', values: ['made again', 'not made again'], of: (tile) => (tile.relatives.length ? 'made again' : 'not made again')},
     {name: 'picks', values: ['picked', 'not picked'], of: (tile) => (picks.has(tile.short) ? 'picked' : 'not picked')},
   ].filter((facet) => {
     const found = new Set(tiles.map(facet.of));

@@ -24,7 +24,7 @@ from runner.planner import Plan
 
 if TYPE_CHECKING:
     from runner.collecting import Cancelled
-    from runner.engine.events import Listener, Summary
+    from runner.engine.events import Event, Listener, Summary
     from runner.engine.stop import Stop
     from runner.manifest import Manifest
     from runner.promotion import Choosing, Promotion, Target
@@ -227,11 +227,20 @@ def promote(
     handle_signals: bool = False,
 ) -> Summary:
     """Make what was prepared, as `run` does; where the origin has a gallery, that shows it, and the new job has one."""
+    from runner.engine.events import Summary
     from runner.promotion import keep
     from runner.rendering import show_beside
 
-    summary = run(keep(prepared, options), options, listener=listener, stop=stop, handle_signals=handle_signals)
-    show_beside(prepared.origin, prepared.name, options, listener or _ignore)
+    listener = listener or _ignore
+
+    def heard(event: Event) -> None:
+        # It is told last, and the galleries come after the run.
+        if not isinstance(event, Summary):
+            listener(event)
+
+    summary = run(keep(prepared, options), options, listener=heard, stop=stop, handle_signals=handle_signals)
+    show_beside(prepared.origin, prepared.name, options, listener)
+    listener(summary)
     return summary
 
 

@@ -65,12 +65,13 @@ class Guard:
             return refusal(405, "only GET and POST are understood", headers={"allow": "GET, POST"})
         if not self._knows_token(scope["query_string"]):
             return refusal(403, "the address lacks its token", "use the whole line that `runner review` printed last")
+        own = [f"http://{host}" for host in hosts]
+        if any(origin.lower() not in own for origin in headers.getlist("origin")):
+            return refusal(403, "another page may neither look nor choose", "use the page itself")
         return self._refused_post(headers) if scope["method"] == "POST" else None
 
     def _refused_post(self, headers: Headers) -> JSONResponse | None:
-        origins, sites = headers.getlist("origin"), headers.getlist("sec-fetch-site")
-        own = [f"http://{host}" for host in headers.getlist("host")]
-        if any(origin.lower() not in own for origin in origins) or any(site != "same-origin" for site in sites):
+        if any(site != "same-origin" for site in headers.getlist("sec-fetch-site")):
             return refusal(403, "another page may not choose", "use the page itself")
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return refusal(415, "a choice is sent as application/json")

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for all tests."""
+    """One Chromium for the tests of a file: while Playwright is there, nothing else can have an event loop."""
     pytest.importorskip("playwright", reason="Playwright is not installed: `make browser-test` does that")
     if find_browser() is None:
         pytest.skip("there is no Chromium in PATH: `make browser-test` installs one, or name it in $RUNNER_BROWSER")

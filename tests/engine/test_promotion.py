@@ -190,7 +190,8 @@ def test_the_galleries_show_both_sides(desk: Desk) -> None:
     """The origin's page is brought up to date, and the new job has one, because the origin has."""
     made = sweep(desk)
     desk.call("gallery", "sweep")
-    promote(desk, *pick(made[0]), *HIGH)
+    said = promote(desk, *pick(made[0]), *HIGH, "--json")
+    assert (said.code, said.summary["done"]) == (0, 1)
     before = (desk.folder / "output/sweep/gallery/index.html").read_text()
     after = (desk.folder / "output/sweep-high/gallery/index.html").read_text()
     (final,) = tiles(desk, "sweep-high")

@@ -17,6 +17,7 @@
         body: body && JSON.stringify(body),
         signal: AbortSignal.timeout(20000),
         cache: 'no-store',
+        keepalive: Boolean(body), // a page that is closed just then takes no choice with it
       });
       return {ok: answer.ok, status: answer.status, said: await answer.json()};
     },

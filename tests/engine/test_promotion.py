@@ -173,6 +173,7 @@ def test_what_cannot_be_promoted_is_said_and_nothing_is_sent(desk: Desk, argumen
     assert told in said.err
     assert "Traceback" not in said.err
     assert list(desk.folder.rglob("up*")) == []
+    assert not (desk.folder / "output/sweep/promotions/a").exists()
     assert [path for path in desk.files() if path.suffix == ".yaml"] == []
 
 
@@ -192,6 +193,7 @@ def test_the_galleries_show_both_sides(desk: Desk) -> None:
     desk.call("gallery", "sweep")
     said = promote(desk, *pick(made[0]), *HIGH, "--json")
     assert (said.code, said.summary["done"]) == (0, 1)
+    assert [entry["type"] for entry in said.entries].count("summary") == 1
     before = (desk.folder / "output/sweep/gallery/index.html").read_text()
     after = (desk.folder / "output/sweep-high/gallery/index.html").read_text()
     (final,) = tiles(desk, "sweep-high")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from runner.engine.renditions import Renderer
+from runner.ledger import Renditions
 from tests.engine.command_support import GOOD, Desk, Said
 
 CARD = {"name": "card", "width": 40, "height": 24, "fit": "cover"}
@@ -45,6 +47,22 @@ def test_a_run_makes_the_renditions_of_its_images(desk: Desk) -> None:
         with Image.open(desk.folder / "output/cards/renditions" / name) as image:
             assert image.size == ((40, 24) if name.startswith("card") else (16, 16))
     assert desk.requests() == 2
+
+
+def test_nothing_is_made_twice_while_it_is_on_its_way(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that comes while others are looked through is found then, or the next time: not both times."""
+    keep = Renderer._keep
+
+    def slowly(self: Renderer, some: Any) -> Any:
+        time.sleep(0.4)
+        return keep(self, some)
+
+    monkeypatch.setattr(Renderer, "_keep", slowly)
+    # Whatever is there is newer than what was asked for before.
+    monkeypatch.setattr(Renditions, "newest_asset", lambda _self: 0)
+    prompts = [f"number {n} [[fault:delay={n / 10}]]" for n in range(6)]
+    said = desk.run(job(desk, CARD, prompts=prompts), "--json")
+    assert (said.code, said.summary["renditions"], said.summary["renditions_failed"], rendered(said)) == (0, 6, 0, 6)
 
 
 def test_another_run_makes_none_again(desk: Desk) -> None:

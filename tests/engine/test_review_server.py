@@ -109,6 +109,15 @@ def test_another_page_may_not_choose(host: Host, panel: Panel) -> None:
     assert host.post("/api/choices", said, **own).status == 200
 
 
+def test_another_page_may_not_look_either(host: Host) -> None:
+    """Whoever says that they are of another origin gets nothing, whatever they know."""
+    for route in ROUTES:
+        path = f"{route}{'&' if '?' in route else '?'}token={host.token}"
+        for origin in ("https://evil.example", "null", f"http://127.0.0.1:{host.port + 1}"):
+            assert host.raw("GET", path, {"Origin": origin}).status == 403, (route, origin)
+        assert host.raw("GET", path, {"Origin": host.origin}).status != 403, route
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "PROPFIND"])
 def test_only_get_and_post_are_understood(host: Host, method: str) -> None:
     """Anything else is 405, and no preflight is ever answered with a permission."""

@@ -158,7 +158,7 @@ def _rendered(busy: Busy) -> None:
 
 def _done(busy: Busy) -> int:
     """A task that has an image."""
-    return rows(busy.ledger, "SELECT task_id FROM assets ORDER BY id DESC LIMIT 1")[0]["task_id"]
+    return int(rows(busy.ledger, "SELECT task_id FROM assets ORDER BY id DESC LIMIT 1")[0]["task_id"])
 
 
 def _choose(busy: Busy) -> Job:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ MOST_CELLS: Final = 50_000
 _THUMBNAIL_PX: Final = 384
 """A cell of more is drawn from the image itself."""
 _LABEL_CHARS: Final = 400
+_GOES_ON: Final = " …"
 _NOTE_RATIO: Final = 0.5
 """Height over width of what says why there is no image."""
 _NOT_MADE: Final = {
@@ -123,8 +125,8 @@ def sheet(
             row, column = row or "", column or ""
             if row not in labels and limit is not None and len(labels) >= limit:
                 continue
-            labels.setdefault(row, tile.prompt[:_LABEL_CHARS] if rows == "prompt" else row)
-            heads.setdefault(column, tile.prompt[:_LABEL_CHARS] if columns == "prompt" else column)
+            _label(labels, row, tile.prompt if rows == "prompt" else row)
+            _label(heads, column, tile.prompt if columns == "prompt" else column)
             cell = found.setdefault((row, column), _Found())
             if len(found) > MOST_CELLS:
                 raise InputError(
@@ -144,6 +146,15 @@ def sheet(
         size_px=size_px,
         ratio=min(1.0, max((cell.ratio for cell in found.values()), default=1.0)),
     )
+
+
+def _label(labels: dict[str, str], value: str, text: str) -> None:
+    """What stands at a value: of prompts that differ, as an axis of the matrix stands in them, the common beginning."""
+    text = text[:_LABEL_CHARS]
+    known = labels.setdefault(value, text)
+    if known != text:
+        words = commonprefix([known.removesuffix(_GOES_ON).split(" "), text.split(" ")])
+        labels[value] = f"{' '.join(words)}{_GOES_ON}" if words else value
 
 
 def _cells(found: dict[tuple[str, str], _Found], row: str, heads: Iterable[str]) -> tuple[Cell, ...]:

@@ -308,6 +308,19 @@ def test_rows_and_columns_are_the_manifests(desk: Desk) -> None:
     assert (turned.columns, [row.label for row in turned.rows]) == ((*GOOD, REFUSED), ["1024x1024"])
 
 
+def test_a_row_whose_prompts_differ_is_called_as_they_begin(desk: Desk) -> None:
+    """An axis in the words of a prompt: the label of a row is not that of its first image alone; else it is the id."""
+    prompts = [
+        {"id": "mug", "text": "A mug, {{ style }} of {{ size }}"},
+        {"id": "any", "text": "{{ style }} of a chair"},
+    ]
+    path = desk.manifest("styles", prompts, matrix={"style": ["ink", "oil", "a photograph"]})
+    desk.run(path, "--quiet")
+    with opened(desk, "styles") as (ledger, job):
+        found = sheets.sheet(ledger, job, output=desk.folder / "output")
+    assert [row.label for row in found.rows] == ["A mug, …", "any"]
+
+
 def test_what_is_not_there_says_why(desk: Desk) -> None:
     """A refusal with its reason; and the header counts what it cost and what is lacking."""
     sweep(desk)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -153,7 +153,8 @@ def _label(labels: dict[str, str], value: str, text: str) -> None:
     text = text[:_LABEL_CHARS]
     known = labels.setdefault(value, text)
     if known != text:
-        words = commonprefix([known.removesuffix(_GOES_ON).split(" "), text.split(" ")])
+        pairs = zip(known.removesuffix(_GOES_ON).split(" "), text.split(" "), strict=False)
+        words = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
         labels[value] = f"{' '.join(words)}{_GOES_ON}" if words else value
 
 

@@ -64,6 +64,17 @@ RICH: dict[str, Any] = {
         "exclude": [{"tone": "cold", "quality": "medium"}],
         "include": [{"tone": "neon", "size": "1536x1024", "quality": "low", "label": "n"}],
     },
+    "renditions": [
+        {"name": "card", "width": 320, "height": 180, "fit": "cover", "gravity": "entropy", "quality": 70},
+        {"name": "mail", "width": 600, "format": "jpeg", "background": "#ffffff"},
+    ],
+    "notify": {
+        "on": ["done", "failed", "budget"],
+        "command": ["true"],
+        "webhook": "https://hooks.example/${NAME}",
+        "timeout": "20s",
+    },
+    "promotion": {"job": "origin", "origins": {"lamp": ["0" * 64]}},
     "samples": 2,
     "settings": {
         "size": "auto",

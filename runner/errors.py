@@ -187,3 +187,10 @@ class StopRun(ProviderError):
 
 class ModelGone(StopRun):
     """The model is not served (any more). The one stop that `fallback_model` can answer."""
+
+
+def innermost(error: BaseException) -> BaseException:
+    """What went wrong first, out of the groups that concurrent tasks end in."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

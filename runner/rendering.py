@@ -19,7 +19,7 @@ from runner import invocation
 from runner import manifest as manifests
 from runner.engine import events
 from runner.engine.events import Listener
-from runner.errors import InputError, Locked, RunnerError
+from runner.errors import InputError, Locked, RunnerError, innermost
 from runner.invocation import Options, now, now_ms
 from runner.ledger import THUMBNAIL, Job, Ledger
 from runner.store import Store
@@ -86,9 +86,7 @@ async def make_all(renderer: Renderer, finished: anyio.Event, emit: Listener) ->
         await renderer.run()
     except Exception as raised:
         # Whatever it is: requests that are paid for are under way beside it, and would be cancelled with it.
-        error: BaseException = raised
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
+        error = innermost(raised)
         renderer.renditions.failed += 1
         told = str(error) if isinstance(error, RunnerError) else f"{type(error).__name__}: {error}"
         emit(events.Warned(f"no further renditions are made: {told}"))
@@ -218,5 +216,8 @@ def _alone(
         most_workers=MOST_WORKERS,
     )
     renderer.end()
-    anyio.run(renderer.run)
+    try:
+        anyio.run(renderer.run)
+    except ExceptionGroup as group:
+        raise innermost(group) from None
     return renderer

@@ -28,7 +28,7 @@ from runner.cli import (
     showing,
     verifying,
 )
-from runner.errors import InputError, RunnerError
+from runner.errors import InputError, RunnerError, innermost
 
 INTERRUPTED = 130
 _SLIPS = frozenset([errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP])
@@ -101,7 +101,7 @@ def _run(arguments: Sequence[str]) -> int:
         raise
     except Exception as raised:
         _raise_if_debugging()
-        told = _in_words(_innermost(raised))
+        told = _in_words(innermost(raised))
         console.fail(told, as_json="--json" in arguments)
         return told.exit_code
     return result if isinstance(result, int) else 0
@@ -116,13 +116,6 @@ def _in_words(cause: BaseException) -> RunnerError:
         f"unexpected error: {type(cause).__name__}: {cause}",
         hint="what was done is on record and safe; RUNNER_DEBUG=1 shows where it happened",
     )
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """What went wrong first, out of the groups that concurrent tasks end in."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _raise_if_debugging() -> None:

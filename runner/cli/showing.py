@@ -73,7 +73,7 @@ def gallery(
 ) -> None:
     """Write OUTPUT/JOB/gallery/index.html: every image of the job on one page that works offline, with its cost.
 
-    Each later run of the job brings it up to date. While a run goes on, that run makes the thumbnails.
+    Each later run of the job makes the thumbnails of its images, and brings the page up to date.
     """
     from runner import api
     from runner.cli.progress import RenderingProgress
@@ -93,7 +93,9 @@ def gallery(
     else:
         console.out(console.safe(str(made.page)))
     if made.is_busy and not quiet:
-        console.note("a run holds the job: it makes the thumbnails, and brings the page up to date when it ends")
+        console.note(
+            "a run holds the job: images without a thumbnail are shown as they are; call this again when it has ended"
+        )
     if made.thumbnails_failed and not quiet:
         console.warn(f"{made.thumbnails_failed} thumbnails could not be made: their images are shown instead")
     if show:

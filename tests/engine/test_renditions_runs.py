@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from runner.engine.renditions import Renderer
+from runner.errors import LedgerError
 from runner.ledger import Renditions
 from tests.engine.command_support import GOOD, Desk, Said
 
@@ -249,7 +250,7 @@ def test_a_gallery_that_is_there_is_kept_up_to_date_by_runs(desk: Desk) -> None:
 def test_a_gallery_of_a_job_that_runs_is_written_without_thumbnails(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever looks in meanwhile sees what is there; the run makes the thumbnails, as a gallery is there now."""
+    """Whoever looks in meanwhile sees what is there, and is told that the rest comes by another call."""
     desk.run(job(desk))
     said: list[Said] = []
     run = Renderer.run
@@ -261,6 +262,7 @@ def test_a_gallery_of_a_job_that_runs_is_written_without_thumbnails(
     monkeypatch.setattr(Renderer, "run", rivalled)
     desk.run(job(desk, CARD))
     assert (said[0].code, said[0].entries[0]["busy"], said[0].entries[0]["thumbnails"]) == (0, True, 0)
+    assert "call this again" in said[0].err
     assert GOOD[0] in page(desk)
 
 
@@ -300,3 +302,16 @@ def test_thumbnails_that_cannot_be_made_are_told(desk: Desk) -> None:
     assert said.code == 0
     assert json.loads(said.out)["thumbnails_failed"] == 2
     assert "2 thumbnails could not be made" in said.err
+
+
+def test_a_ledger_that_fails_meanwhile_is_told_as_what_it_is(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as an unexpected error: what several tasks end in is unpacked."""
+
+    def fail(*_: object) -> None:
+        raise LedgerError("the ledger is held")
+
+    desk.run(job(desk))
+    monkeypatch.setattr(Renditions, "newest_asset", fail)
+    said = desk.call("render", job(desk, CARD))
+    assert said.code == LedgerError.exit_code
+    assert "error: the ledger is held" in said.err

@@ -9,6 +9,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from runner.store.files import explained, flush_folder, fresh
@@ -73,13 +74,19 @@ class Derived:
             name = f"put-{hashlib.sha256(path.encode()).hexdigest()[:16]}-{os.getpid()}"
             temporary = self._scratch() / name
             target = self._target(path)
-            with explained(target):
-                with os.fdopen(fresh(temporary), "wb") as file:
-                    for piece in (data,) if isinstance(data, bytes) else data:
-                        file.write(piece)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(target)
+            try:
+                with explained(target):
+                    with os.fdopen(fresh(temporary), "wb") as file:
+                        for piece in (data,) if isinstance(data, bytes) else data:
+                            file.write(piece)
+                        file.flush()
+                        os.fsync(file.fileno())
+                    temporary.replace(target)
+            except BaseException:
+                # On a full disk, what is no file yet must not keep its room.
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
             folders.add(target.parent)
         for folder in folders:
             with explained(folder):

@@ -17,7 +17,6 @@ from runner.ledger.types import (
     Batch,
     Begin,
     By,
-    Choice,
     Contradiction,
     Cost,
     File,
@@ -26,23 +25,20 @@ from runner.ledger.types import (
     Member,
     Misplaced,
     NewBatch,
-    NewChoice,
     Orphan,
     Outcome,
     Paid,
     Recorded,
-    Relative,
     Rendition,
     Reusable,
     RunStart,
     Seen,
     Spending,
-    Tile,
     Todo,
     Told,
-    Verdict,
     Wanting,
 )
+from runner.ledger.views import Choice, NewChoice, Relative, Tile, Verdict
 from runner.ledger.writer import Steps, Writer
 
 __all__ = [

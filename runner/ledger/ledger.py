@@ -33,14 +33,13 @@ from runner.ledger.types import (
     Orphan,
     Paid,
     Recorded,
-    Relative,
     Reusable,
     RunStart,
     Seen,
     Spending,
-    Tile,
     Todo,
 )
+from runner.ledger.views import Relative, Tile
 from runner.ledger.writer import Writer
 from runner.planner import CHUNK, Known, Lookup, chunks
 from runner.tasks import Event, Status, Task, after

@@ -14,7 +14,8 @@ from runner.errors import InputError
 from runner.ledger.attempts import inserted
 from runner.ledger.database import Database
 from runner.ledger.tables import metadata
-from runner.ledger.types import Choice, Job, NewChoice
+from runner.ledger.types import Job
+from runner.ledger.views import Choice, NewChoice
 from runner.planner import CHUNK
 
 _tasks = metadata.tables["tasks"]

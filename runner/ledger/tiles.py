@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from runner.ledger.renditions import COMPOSITE, THUMBNAIL
 from runner.ledger.tables import metadata
-from runner.ledger.types import Job, Nonsense, Relative, Tile, status_of
+from runner.ledger.types import Job, Nonsense, status_of
+from runner.ledger.views import Relative, Tile
 from runner.planner import CHUNK, chunks
 
 _jobs = metadata.tables["jobs"]

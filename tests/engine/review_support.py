@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from runner.ledger import THUMBNAIL, Choice, Cost, NewChoice, Rendition, Todo
-from runner.ledger.types import Verdict
+from runner.ledger.views import Verdict
 from runner.review import Settings
 from runner.review.desk import Desk
 from runner.review.server import make_app

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from runner.engine.stop import Stop
     from runner.manifest import Manifest
     from runner.promotion import Choosing, Promotion, Target
-    from runner.rendering import Gallery, Rendered
+    from runner.rendering import Gallery, Rendering
     from runner.tasks import Status
     from runner.verification import Ask, Verdict
     from runner.verification import Listener as VerifyListener
@@ -175,7 +175,7 @@ def render(
     options: Options = _DEFAULT,  # frozen, so shared safely
     *,
     listener: Listener | None = None,
-) -> Rendered:
+) -> Rendering:
     """Make the renditions and composites of a job that are not there, or not as its manifest has them now.
 
     Raises:

@@ -34,7 +34,7 @@ MOST_WORKERS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendering:
     """What came of `render`: files that were made, that could not be, and what there is to be had."""
 
     job: str
@@ -93,7 +93,7 @@ async def make_all(renderer: Renderer, finished: anyio.Event, emit: Listener) ->
     finished.set()
 
 
-def render(job: str | Path, options: Options, listener: Listener) -> Rendered:
+def render(job: str | Path, options: Options, listener: Listener) -> Rendering:
     """See `runner.api.render`."""
     with invocation.open_to_write(options) as ledger:
         known = invocation.find_job(job, ledger)
@@ -110,7 +110,7 @@ def render(job: str | Path, options: Options, listener: Listener) -> Rendered:
         with ExitStack() as held:
             _hold(ledger, store, known, held)
             renderer = _alone(ledger, store, known, path.parent, recipes, composites=composites, listener=listener)
-        return Rendered(
+        return Rendering(
             known.name,
             renderer.renditions.made,
             renderer.renditions.failed,

@@ -78,6 +78,8 @@
     [items, answered, shown] = [[], new Set(), null];
     pending = app.recall(memory()) ?? [];
     pending.forEach((entry) => answered.add([entry.left, entry.right].filter(Boolean).join(' ')));
+    // A field that is hidden keeps the keys until the next frame.
+    if ($('who').contains(document.activeElement)) document.activeElement.blur();
     $('who').hidden = true;
     $('judging').hidden = false;
     $('judge-who').replaceChildren(el('span', {class: 'soft'}, 'as '), el('bdi', {}, name));

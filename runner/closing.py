@@ -5,7 +5,9 @@ Owns that nothing of it changes how the run ended: what goes wrong is told, and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import anyio.to_thread
 
@@ -43,7 +45,8 @@ async def close(wiring: Wiring, summary: Summary, *, is_news: bool, handle_signa
 def _report(ledger: Ledger, store: Store, job: Job, run_id: int | None) -> None:
     from runner.report.night import night
 
-    gallery = "gallery/index.html" if store.derived.has_gallery() else None
+    page = os.path.relpath(store.derived.gallery_path, Path(store.derived.report_path).parent)
+    gallery = page if store.derived.has_gallery() else None
     text = night(ledger, job, run_id, now=now(), output=store.output, gallery=gallery)
     store.derived.put(store.derived.report_path, text.encode("utf-8", "surrogatepass"))
 

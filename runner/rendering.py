@@ -161,14 +161,10 @@ def write_gallery(ledger: Ledger, store: Store, job: Job) -> None:
     from runner.report.gallery import FileLinks, page
     from runner.report.results import results
 
-    found = results(ledger, job)
-    text = page(
-        ledger,
-        job,
-        links=FileLinks(),
-        now=now(),
-        results=found.as_dict() if found.choices else None,
-    )
+    # Without a choice there is no reason to look at every image once more.
+    found = results(ledger, job) if any(True for _ in ledger.reviews.all(job)) else None
+    told = found.as_dict() if found is not None and found.choices else None
+    text = page(ledger, job, links=FileLinks(), now=now(), results=told)
     store.derived.put(store.derived.gallery_path, (piece.encode("utf-8", "surrogatepass") for piece in text))
 
 

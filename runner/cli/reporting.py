@@ -5,7 +5,6 @@ Owns its arguments, and where the document goes.
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ from typing import Annotated
 import typer
 
 from runner.cli import console, options
-from runner.errors import InputError
+from runner.cli.writing import refuse_below, replacing
 
 
 def register(app: typer.Typer) -> None:
@@ -37,22 +36,24 @@ def report(
 
     The document is under 100 KB, with small pictures in it, without a script and without anything from elsewhere.
     """
-    from runner.invocation import find_job
+    from runner.invocation import find_job, now
     from runner.ledger import Ledger
     from runner.report.night import night
+    from runner.store import Store
 
     chosen = options.gather(output=output, ledger=ledger)
     folder = chosen.output_folder
+    if to is not None:
+        refuse_below(folder, to, option="--to")
     with Ledger.open(chosen.ledger_path, create=False) as opened:
         found = find_job(job, opened)
-        page = folder / found.name / "gallery" / "index.html"
-        link = os.path.relpath(page, to.parent) if to is not None and page.is_file() else None
-        text = night(opened, found, run, now=dt.datetime.now(dt.UTC), output=folder, gallery=link)
+        files = Store(folder, found.name).derived
+        has_link = to is not None and files.has_gallery()
+        link = os.path.relpath(folder / files.gallery_path, to.parent) if to is not None and has_link else None
+        text = night(opened, found, run, now=now(), output=folder, gallery=link)
     if to is None:
         console.raw(text)
         return
-    try:
-        to.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{to} cannot be written: {error.strerror}", hint="name another file with --to") from None
+    with replacing(to, option="--to") as stream:
+        stream.write(text.encode())
     console.note(f"the report is in {console.safe(to)}")

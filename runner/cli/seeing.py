@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner.cli import console, options
+from runner.cli.writing import refuse_below, replacing
 from runner.errors import InputError
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ def costs(
     from runner.report.costs import costs as look
     from runner.report.costs import total
 
+    if chart is not None:
+        refuse_below(options.gather(output=output).output_folder, chart, option="--chart")
     with _open(output, ledger) as opened:
         chosen = _jobs(opened, job)[0] if job is not None else None
         entries = look(opened, by.value, chosen)
@@ -208,22 +211,21 @@ def schema() -> None:
 
 def _draw(path: Path, ledger: Ledger, job: Job | None, days: int) -> None:
     """Write the chart; raises InputError where there is nothing to draw, or nowhere to write it."""
+    from runner.invocation import now
     from runner.report.charts import chart, draw
 
     form = path.suffix.lower()
     if form not in (".svg", ".png"):
         raise InputError(f"{path} is neither an SVG nor a PNG", hint="name it so: --chart costs.svg or costs.png")
-    what = chart(ledger, job, days=days, now=dt.datetime.now(dt.UTC))
+    what = chart(ledger, job, days=days, now=now())
     if what is None:
         raise InputError(
             f"there is nothing to draw: nothing was spent in the last {days} days, and no run has brought an image",
             hint="make some images first, or look further back with --days N",
         )
     data = draw(what, "svg" if form == ".svg" else "png")
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}", hint="name another file") from None
+    with replacing(path, option="--chart") as stream:
+        stream.write(data)
     console.note(f"the chart is in {console.safe(path)}")
 
 

@@ -1,19 +1,17 @@
 """The command that draws a contact sheet.
 
-Owns its arguments, and the file that it writes: it is the user's own, outside the output folder.
+Owns its arguments, and the kind of file.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runner.cli import console, options
+from runner.cli.writing import refuse_below, replacing
 from runner.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,7 +65,7 @@ def sheet(
         found = find_job(job, opened)
         file = to if to is not None else Path(f"{found.name}-sheet.png")
         kind = _kind(file)
-        _refuse_below(given.output_folder, file)
+        refuse_below(given.output_folder, file, option="--to")
         chosen = choose(
             opened,
             found,
@@ -78,7 +76,7 @@ def sheet(
             title=title,
             limit=limit,
         )
-    with _replacing(file) as stream:
+    with replacing(file, option="--to") as stream:
         pages = save(chosen, stream, kind, letters)
     console.out(f"{console.safe(file)}: {len(chosen.rows)} rows" + (f", {pages} pages" if kind == "pdf" else ""))
 
@@ -89,26 +87,3 @@ def _kind(file: Path) -> Kind:
     if kind is None:
         raise InputError(f"a sheet is no {file.suffix or 'file without an ending'}", hint="write a .png, .jpg or .pdf")
     return kind
-
-
-def _refuse_below(folder: Path, file: Path) -> None:
-    """What lies there is on record: no slip in a name may replace an image that was paid for."""
-    if file.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{file} lies in the output folder", hint="name a file elsewhere with --to")
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `file` when the block is through; until then that stays as it is."""
-    fresh = file.with_name(f".{file.name[:100]}.{os.getpid()}")
-    try:
-        with fresh.open("x+b") as stream:
-            yield stream
-        fresh.replace(file)
-    except OSError as error:
-        raise InputError(
-            f"{file} cannot be written: {error.strerror or error}", hint="name another file with --to"
-        ) from None
-    finally:
-        with suppress(OSError):
-            fresh.unlink()

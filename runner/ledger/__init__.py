@@ -9,7 +9,7 @@ from runner.ledger.batches import Batches
 from runner.ledger.database import locate
 from runner.ledger.ledger import Ledger
 from runner.ledger.nights import Day, Glimpse, Group, Night, Nights, Pace
-from runner.ledger.renditions import COMPOSITE, OWN_KINDS, THUMBNAIL, Renditions
+from runner.ledger.renditions import COMPOSITE, THUMBNAIL, Renditions
 from runner.ledger.reviews import Reviews
 from runner.ledger.scratch import Scratch, Sieve
 from runner.ledger.types import (
@@ -43,7 +43,6 @@ from runner.ledger.writer import Steps, Writer
 
 __all__ = [
     "COMPOSITE",
-    "OWN_KINDS",
     "THUMBNAIL",
     "Answer",
     "Batch",

@@ -25,8 +25,6 @@ COMPOSITE = "composite"
 """The kind of rendition that pastes an answer onto its original."""
 THUMBNAIL = "thumbnail"
 """The kind that the gallery shows."""
-OWN_KINDS = (COMPOSITE, THUMBNAIL)
-"""Kinds that are no renditions of a manifest: it can give none of its own these names."""
 
 
 class Renditions:

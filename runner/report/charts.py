@@ -13,6 +13,7 @@ from typing import Literal
 
 from runner.ledger import Day, Job, Ledger, Pace
 from runner.report.canvas import Canvas, Png, Svg
+from runner.report.minutes import bundled
 from runner.rules.pricing import usd
 
 Form = Literal["svg", "png"]
@@ -139,10 +140,7 @@ def _of_days(what: Chart, *, simulated: bool) -> _Panel:
 
 def _of_minutes(pace: Pace) -> _Panel:
     first, last = pace.minutes[0][0], pace.minutes[-1][0]
-    each = -(-(last - first + 1) // _MAX_BARS)
-    sums = [0] * ((last - first) // each + 1)
-    for minute, images in pace.minutes:
-        sums[(minute - first) // each] += images
+    each, sums = bundled(pace.minutes, _MAX_BARS)
     bars = []
     for number, images in enumerate(sums):
         at = dt.datetime.fromtimestamp((first + number * each) * 60, dt.UTC)

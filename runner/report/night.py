@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -19,21 +18,23 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, StrictUndefined
-from PIL import Image
 
 from runner.errors import InputError
+from runner.inputs import BadInput
 from runner.ledger import Glimpse, Job, Ledger, Night
 from runner.manifest.durations import written
+from runner.renditions import Recipe
+from runner.renditions.rendering import render
+from runner.report.minutes import bundled
 from runner.rules.pricing import microusd, usd
 from runner.tasks import Status
 
 MAX_BYTES = 100_000
 GLIMPSES = 6
 GLIMPSE_PX = 120
-_GLIMPSE_QUALITY = 70
+_GLIMPSE = Recipe("glimpse", GLIMPSE_PX, GLIMPSE_PX, format="jpeg", quality=70)
 _MAX_GLIMPSE_BYTES = 60_000
 """All small pictures together, as they are in the document."""
-_MAX_PIXELS = 64_000_000
 _MAX_ROWS = 12
 _MAX_TEXT = 240
 _MAX_BARS = 48
@@ -86,7 +87,7 @@ def night(
         (_words(p["status"]), p["tasks"], _short(p["code"]), _short(p["example"]), _short(p["name"]))
         for p in ledger.problems(job)
     ]
-    render = partial(
+    rendered = partial(
         _template().render,
         job=job.name,
         description=_short(manifest.get("description")),
@@ -124,7 +125,7 @@ def night(
         version=_short(run["version"]),
     )
     while True:
-        text: str = render(glimpses=pictures, problems=problems)
+        text: str = rendered(glimpses=pictures, problems=problems)
         if len(text.encode()) < MAX_BYTES or not (pictures or problems):
             return text
         # What is only nice to see goes first; of the problems, the rarest.
@@ -217,10 +218,7 @@ def _bars(minutes: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
     if not minutes:
         return None
     first, last = minutes[0][0], minutes[-1][0]
-    each = -(-(last - first + 1) // _MAX_BARS)
-    sums = [0] * ((last - first) // each + 1)
-    for minute, images in minutes:
-        sums[(minute - first) // each] += images
+    each, sums = bundled(minutes, _MAX_BARS)
     highest = max(sums)
     return {
         "heights": [(max(1, round(_BAR_PX * count / highest)) if count else 0, count) for count in sums],
@@ -253,21 +251,12 @@ def _small(output: Path, path: str) -> str | None:
     """A picture as a data URI; None where there is no such file below the output folder, or no picture in it."""
     file = output / path
     try:
-        if not file.resolve().is_relative_to(output.resolve()) or not file.is_file():
+        if not file.resolve().is_relative_to(output.resolve()):
             return None
-        with Image.open(file) as opened:
-            if opened.width * opened.height > _MAX_PIXELS:
-                return None
-            opened.draft("RGB", (2 * GLIMPSE_PX, 2 * GLIMPSE_PX))
-            opened.thumbnail((GLIMPSE_PX, GLIMPSE_PX))
-            picture = opened.convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        (data,) = render(file, [_GLIMPSE])
+    except (OSError, BadInput):
         return None  # it is only decoration: whoever wants to know of damage asks `runner verify`
-    flat = Image.new("RGB", picture.size, "white")
-    flat.paste(picture, mask=picture.getchannel("A"))
-    target = io.BytesIO()
-    flat.save(target, "JPEG", quality=_GLIMPSE_QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(target.getvalue()).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 
 def _manifest(text: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ by lot. Refuses to know HTTP. Blocking; called from several threads at once.
 
 from __future__ import annotations
 
-import datetime as dt
 import secrets
 import threading
 import time
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import InputError
+from runner.invocation import now, now_ms
 from runner.ledger import Choice, Job, Ledger, NewChoice, Tile
 from runner.report.gallery import Links, page
 from runner.report.results import results
@@ -89,7 +89,7 @@ class Desk:
             self._ledger,
             index.job,
             links=links,
-            now=_now(),
+            now=now(),
             results=None if self.settings.blind else results(self._ledger, index.job).as_dict(),
             review=review,
             has_tiles=not self.settings.blind,
@@ -141,14 +141,14 @@ class Desk:
                 blind=self.settings.blind,
                 token=chosen.token,
             ),
-            now_ms=_now_ms(),
+            now_ms=now_ms(),
         )
         return self._told(choice)
 
     def undo(self, reviewer: str) -> dict[str, Any]:
         """Take back this person's newest choice; `undone` None where there is none."""
         job = self._job()
-        choice = self._ledger.reviews.undo(job, reviewer, now_ms=_now_ms())
+        choice = self._ledger.reviews.undo(job, reviewer, now_ms=now_ms())
         if choice is None:
             return {"undone": None}
         with self._lock:
@@ -343,11 +343,3 @@ def _label(tile: Tile, differing: set[str]) -> str:
 def _unsided(item: Item) -> Item:
     left, right = item
     return item if right is None or left < right else (right, left)
-
-
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
-
-
-def _now_ms() -> int:
-    return round(_now().timestamp() * 1000)

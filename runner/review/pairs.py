@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 
+from runner.report.judged import LACKING
+
 MOST_ASKED = 20_000
 """So many pairs (or images) at most are put before one person, spread over all prompts: nobody judges more."""
-_LACKING = "none"
 
 Pair = tuple[int, int]
 
@@ -51,7 +52,7 @@ def grouped(images: Iterable[Shown], axes: Sequence[str]) -> list[Group]:
                 Group(
                     f"{prompt_id}\0{sample}",
                     tuple(image.task_id for image in found),
-                    tuple(tuple(each.get(axis, _LACKING) for axis in axes) for each in values),
+                    tuple(tuple(each.get(axis, LACKING) for axis in axes) for each in values),
                 )
             )
     return groups

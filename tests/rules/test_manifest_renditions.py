@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from runner import manifest
-from runner.ledger import OWN_KINDS
+from runner.ledger import COMPOSITE, THUMBNAIL
 from runner.manifest.rendering import MAX_RENDITIONS
 from runner.renditions.recipe import RESERVED, Recipe, recipe_of
 from tests.rules.manifest_data import job, marked, refused, tasks
@@ -91,7 +91,7 @@ def test_a_resolved_manifest_shows_them_and_loads_to_the_same() -> None:
 
 def test_what_is_made_anyhow_keeps_its_name() -> None:
     """The ledger's own kinds are those that a manifest cannot take."""
-    assert sorted(OWN_KINDS) == sorted(RESERVED)
+    assert {COMPOSITE, THUMBNAIL} == set(RESERVED)
 
 
 # (what stands in the list, with ^ before the mistake; part of the message; part of the hint)

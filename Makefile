@@ -6,17 +6,18 @@ BIN := $(VENV)/bin
 KILLS ?= 330
 TASKS ?= 2000
 SEED ?= 20261122
+ON ?= sqlite+folder
 ROUNDS ?= 3
 BENCH_TASKS ?= 1000000
 ONLY ?=
 PEERS := .venv-bench
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore=tests/browser
+PYTEST := $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --ignore=tests/browser
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 CHROMIUM = $${RUNNER_BROWSER:-$$(command -v chromium || command -v chromium-browser || command -v google-chrome)}
 
-.PHONY: help run test browser-test screenshots crash faults fuzz bench guard check format schema clean
+.PHONY: help run test browser-test screenshots crash hosts faults fuzz bench guard check format schema clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
@@ -24,7 +25,7 @@ help: ## Show what there is
 run: $(VENV)/.installed ## Make jobs/nightly-thumbnails.yaml with the embedded simulator: free, nothing leaves this machine
 	@$(BIN)/runner run jobs/nightly-thumbnails.yaml --provider simulator
 
-test: $(VENV)/.installed-dev ## Run the tests, on every core
+test: $(VENV)/.installed-servers ## Run the tests, on every core; on PostgreSQL too, which is installed where it may be
 	@$(PYTEST)
 
 browser-test: $(VENV)/.installed-browser ## Run the tests of the gallery and the review in a real browser: installs Chromium where it may
@@ -33,8 +34,11 @@ browser-test: $(VENV)/.installed-browser ## Run the tests of the gallery and the
 screenshots: $(VENV)/.installed-browser ## Make docs/images anew: a sweep on the simulator, seen in a browser
 	@$(BIN)/python -m tests.browser.screenshots
 
-crash: $(VENV)/.installed-dev ## Kill runs for some minutes and hold what is left to the laws: make crash KILLS=1000 SEED=7
-	@$(BIN)/python -m tests.crash.campaign --kills $(KILLS) --seed $(SEED)
+crash: $(VENV)/.installed-dev ## Kill runs for some minutes and hold what is left to the laws: make crash KILLS=1000 SEED=7 ON=postgres+s3
+	@$(BIN)/python -m tests.crash.campaign --kills $(KILLS) --seed $(SEED) --on $(ON)
+
+hosts: $(VENV)/.installed-dev ## Let three hosts share a ledger, a bucket and a key that has a limit, and say how it was kept
+	@$(BIN)/python -m tests.hosts.measure
 
 faults: $(VENV)/.installed-dev ## Meet every fault in a random mix and hold the ledger against the bill: make faults TASKS=5000 SEED=7
 	@$(BIN)/python -m tests.faults.mix --tasks $(TASKS) --seed $(SEED)
@@ -49,7 +53,7 @@ bench: $(VENV)/.installed-dev $(PEERS)/.installed ## Compare with peers, 40 minu
 guard: $(VENV)/.installed-dev ## Fail if an image has come to cost much more than it did: ratios only, 90 seconds
 	@$(BIN)/python -m tests.bench.guard
 
-check: $(VENV)/.installed-dev ## Format, lint, types, import floors and tests: what CI runs
+check: $(VENV)/.installed-servers ## Format, lint, types, import floors and tests: what CI runs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -80,6 +84,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the tools for development into $(VENV) ..." >&2
 	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-servers: $(VENV)/.installed-dev
+	@if ! $(BIN)/python -m tests.servers.postgres >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing PostgreSQL for the tests ..." >&2; \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql >/dev/null; \
+		else \
+			echo "$$($(BIN)/python -m tests.servers.postgres); the tests that need it are skipped" >&2; \
+		fi; \
+	fi
 	@touch $@
 
 $(VENV)/.installed-browser: $(VENV)/.installed-dev

@@ -6,9 +6,10 @@ operations in `attempts`, `batching`, `enrol`, `edits`, `renditions` and `review
 """
 
 from runner.ledger.batches import Batches
-from runner.ledger.database import locate
+from runner.ledger.caps import Caps
 from runner.ledger.ledger import Ledger
 from runner.ledger.nights import Day, Glimpse, Group, Night, Nights, Pace
+from runner.ledger.places import Place, Server, locate
 from runner.ledger.renditions import COMPOSITE, THUMBNAIL, Renditions
 from runner.ledger.reviews import Reviews
 from runner.ledger.scratch import Scratch, Sieve
@@ -17,9 +18,12 @@ from runner.ledger.types import (
     Batch,
     Begin,
     By,
+    Cap,
+    Committed,
     Contradiction,
     Cost,
     File,
+    Hindrance,
     Job,
     Lacking,
     Member,
@@ -39,7 +43,7 @@ from runner.ledger.types import (
     Wanting,
 )
 from runner.ledger.views import Choice, NewChoice, Relative, Tile, Verdict
-from runner.ledger.writer import Steps, Writer
+from runner.ledger.writer import Change, Steps, Writer
 
 __all__ = [
     "COMPOSITE",
@@ -49,13 +53,18 @@ __all__ = [
     "Batches",
     "Begin",
     "By",
+    "Cap",
+    "Caps",
+    "Change",
     "Choice",
+    "Committed",
     "Contradiction",
     "Cost",
     "Day",
     "File",
     "Glimpse",
     "Group",
+    "Hindrance",
     "Job",
     "Lacking",
     "Ledger",
@@ -69,6 +78,7 @@ __all__ = [
     "Outcome",
     "Pace",
     "Paid",
+    "Place",
     "Recorded",
     "Relative",
     "Rendition",
@@ -78,6 +88,7 @@ __all__ = [
     "RunStart",
     "Scratch",
     "Seen",
+    "Server",
     "Sieve",
     "Spending",
     "Steps",

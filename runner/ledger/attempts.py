@@ -12,9 +12,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.errors import LedgerError
+from runner.ledger import caps, claims
+from runner.ledger.claims import IsLive
 from runner.ledger.statements import Statement
 from runner.ledger.tables import metadata
-from runner.ledger.types import Answer, Begin, Cost, File, Orphan, Reusable
+from runner.ledger.types import Answer, Begin, Cost, File, Hindrance, Orphan, Reusable
 from runner.tasks import Event, Status, after
 
 _tasks = metadata.tables["tasks"]
@@ -46,7 +48,8 @@ _BEGIN = Statement(
             "begun_ms",
             "batch_row",
         )
-    )
+    ),
+    gives=_attempts.c.id,
 )
 _ADD_ASSET = Statement(
     sa.insert(_assets).values(_values(_assets, *(column.name for column in _assets.c if column.name != "id")))
@@ -59,6 +62,10 @@ _VACATE = Statement(
 _NOTHING = (None, None)
 _NOBODY = -1
 """No row has this id."""
+
+
+def _everyone(_job: str) -> bool:
+    return True
 
 
 def move(
@@ -92,15 +99,33 @@ def move(
         raise LedgerError(f"task {task_id} was to go from {status} to {to}, and is {found}")
 
 
-def begin(connection: sa.Connection, what: Begin) -> int:
-    """Put an attempt on record before its request leaves (law 1); its id."""
-    move(connection, what.task_id, Status.PLANNED, Event.BEGIN)
-    return record(connection, what)
+def begin(
+    connection: sa.Connection, what: Begin, *, alone: bool = False, is_live: IsLive = _everyone
+) -> int | Hindrance:
+    """Put an attempt on record before its request leaves (law 1): its id, or why it may not be begun.
+
+    With `alone`, what other jobs have made of this image is of no use; `is_live` tells whether a run holds a job.
+    """
+    return _begin(connection, what, Event.BEGIN, alone=alone, is_live=is_live, batch_row=None)
 
 
-def record(connection: sa.Connection, what: Begin, *, batch_row: int | None = None) -> int:
-    """The row of an attempt, of one in a batch with its number; its id."""
-    return made(
+def submit(connection: sa.Connection, what: Begin, *, batch_row: int, is_live: IsLive = _everyone) -> int | Hindrance:
+    """As `begin`, for a request that goes into this batch."""
+    return _begin(connection, what, Event.SUBMIT, alone=False, is_live=is_live, batch_row=batch_row)
+
+
+def _begin(
+    connection: sa.Connection, what: Begin, event: Event, *, alone: bool, is_live: IsLive, batch_row: int | None
+) -> int | Hindrance:
+    found = claims.look(
+        connection, task_id=what.task_id, job_id=what.job_id, run_id=what.run_id, alone=alone, is_live=is_live
+    )
+    if isinstance(found, Hindrance):
+        return found
+    if found.capped:
+        connection.exec_driver_sql("SAVEPOINT unreserved")
+    move(connection, what.task_id, Status.PLANNED, event)
+    attempt_id = made(
         _BEGIN(
             connection,
             new_task_id=what.task_id,
@@ -114,6 +139,12 @@ def record(connection: sa.Connection, what: Begin, *, batch_row: int | None = No
             new_batch_row=batch_row,
         )
     )
+    amount, at_ms = what.reserved_microusd, what.now_ms
+    # Last: all who spend wait for whoever has reserved, until its transaction is over.
+    if found.capped and not caps.reserve(connection, amount, simulated=what.simulated, now_ms=at_ms):
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT unreserved")
+        return Hindrance.CAPPED
+    return attempt_id
 
 
 def received(connection: sa.Connection, attempt_id: int, *, answer: Answer, cost: Cost, file: File) -> None:
@@ -279,7 +310,9 @@ def gone(connection: sa.Connection, *, task_id: int, asset_id: int) -> None:
     """
     move(connection, task_id, Status.DONE, Event.GONE)
     mine = sa.and_(_assets.c.id == asset_id, _assets.c.task_id == task_id)
-    asset = connection.execute(sa.select(_assets.c.attempt_id, _assets.c.reused_from).where(mine)).first()
+    # Held, so that whoever takes it over at this moment is seen below, or finds it gone.
+    query = sa.select(_assets.c.attempt_id, _assets.c.reused_from).where(mine).with_for_update()
+    asset = connection.execute(query).first()
     if asset is None:
         raise LedgerError(f"asset {asset_id} is not that of task {task_id}")
     others = sa.and_(_assets.c.reused_from == asset_id, _assets.c.id != asset_id)
@@ -339,13 +372,14 @@ def close(
         LedgerError: it has ended already.
     """
     if answer is not None:
-        values.update(
-            request_id=answer.request_id,
-            http_status=answer.http_status,
-            latency_ms=answer.latency_ms,
-            error_code=answer.error_code,
-            error_message=answer.error_message,
-        )
+        heard = {
+            "request_id": answer.request_id,
+            "http_status": answer.http_status,
+            "latency_ms": answer.latency_ms,
+        }
+        # An answer that is on record as received is not unheard because its run has died.
+        values.update({name: value for name, value in heard.items() if value is not None})
+        values.update(error_code=answer.error_code, error_message=answer.error_message)
     if cost is not None:
         values.update(cost_microusd=cost.microusd, cost_basis=cost.basis, usage_json=cost.usage_json)
         if cost.usage is not None:
@@ -356,11 +390,13 @@ def close(
                 output_tokens=cost.usage.output_tokens,
                 total_tokens=cost.usage.total_tokens,
             )
+    counted = caps.Counted(connection, attempt_id)
     changed = _closing(tuple(values), doubt)(
         connection, attempt_id=attempt_id, **{f"new_{name}": value for name, value in values.items()}
     )
     if changed.rowcount != 1:
         raise LedgerError(f"attempt {attempt_id} has ended already")
+    counted.follow(connection)
 
 
 @cache
@@ -380,10 +416,12 @@ def _closing(names: tuple[str, ...], doubt: bool) -> Statement:
 
 
 def made(result: sa.CursorResult[Any]) -> int:
-    """The id that the database gave to the one row that a `Statement` has inserted.
+    """The id that the database gave to the one row that a `Statement` has inserted (`gives`).
 
-    By the driver's own word, as SQLite's has it; another database would say it with RETURNING.
+    By the driver's own word, as SQLite's has it; another database says it with RETURNING.
     """
+    if result.returns_rows:
+        return int(result.scalar_one())
     if result.lastrowid is None:
         raise LedgerError("the ledger gave no id for a new row")
     return int(result.lastrowid)

@@ -5,13 +5,14 @@ Owns the questions of `runner verify`. Refuses to know whether a file is there: 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import sqlalchemy as sa
 
 from runner.ledger import edits
 from runner.ledger.enrol import file_of
 from runner.ledger.queries import request_of, with_request
+from runner.ledger.statements import streamed
 from runner.ledger.tables import metadata
 from runner.ledger.types import Contradiction, Job, Paid, Recorded, status_of
 from runner.tasks import Status
@@ -44,12 +45,11 @@ def assets_of(connection: sa.Connection, asset_ids: Sequence[int]) -> list[Recor
     return [_asset(row) for row in rows]
 
 
-def same_bytes(connection: sa.Connection, digests: Sequence[str]) -> Iterator[Recorded]:
+def same_bytes(connection: sa.Connection, digests: Sequence[str]) -> Generator[Recorded, None, None]:
     """Every asset of any job with one of these hashes, as a stream."""
-    rows = connection.execution_options(stream_results=True, yield_per=500).execute(
-        _recorded(_assets).where(_assets.c.sha256.in_(digests)).order_by(_assets.c.id)
-    )
-    return (_asset(row) for row in rows)
+    query = _recorded(_assets).where(_assets.c.sha256.in_(digests)).order_by(_assets.c.id)
+    with streamed(connection, query) as rows:
+        yield from (_asset(row) for row in rows)
 
 
 def recorded(connection: sa.Connection, job_id: int, paths: Sequence[str]) -> set[str]:
@@ -84,7 +84,7 @@ def paid(connection: sa.Connection, asset_ids: Sequence[int]) -> list[Paid]:
     ]
 
 
-def contradictions(connection: sa.Connection, job: Job) -> Iterator[Contradiction]:
+def contradictions(connection: sa.Connection, job: Job) -> Generator[Contradiction, None, None]:
     """Where the records of a job cannot all be true, as a stream."""
     wanted = connection.execute(
         sa.select(sa.func.count()).where(_tasks.c.job_id == job.id, _tasks.c.revision == job.revision)
@@ -114,8 +114,9 @@ def contradictions(connection: sa.Connection, job: Job) -> Iterator[Contradictio
             "the request that brought the image is not on record as saved",
         ),
     ):
-        for row in connection.execution_options(stream_results=True, yield_per=500).execute(query):
-            yield Contradiction(job.name, row.name, message.format(str(row.status).replace("_", " ")))
+        with streamed(connection, query) as rows:
+            for row in rows:
+                yield Contradiction(job.name, row.name, message.format(str(row.status).replace("_", " ")))
 
 
 def _recorded(assets: sa.FromClause) -> sa.Select[tuple[object, ...]]:

@@ -6,14 +6,14 @@ is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import sqlalchemy as sa
 
 from runner.ledger import batching, remote
-from runner.ledger.database import Database
-from runner.ledger.types import Answer, Batch, Cost, File, Job, Member, NewBatch, Outcome, Todo, Told
+from runner.ledger.database import Database, once_more
+from runner.ledger.types import Answer, Batch, Cost, File, Hindrance, Job, Member, NewBatch, Outcome, Todo, Told
 from runner.ledger.writer import Change
 from runner.planner import CHUNK, chunks
 from runner.tasks import Event
@@ -34,15 +34,19 @@ class Batches:
 
     # -- the life of a batch --------------------------------------------------------------------
 
+    @once_more
     def prepare(self, new: NewBatch, *, now_ms: int) -> int:
         """Begin a batch that has nothing in it yet; its number."""
         with self._database.write() as connection:
             return batching.prepare(connection, new, now_ms=now_ms)
 
-    def add(self, number: int, new: NewBatch, tasks: Iterable[tuple[int, int]], *, now_ms: int) -> list[int]:
-        """Put an attempt on record (law 1) for each of these (task, micro-dollars reserved); their ids."""
+    @once_more
+    def add(
+        self, number: int, new: NewBatch, tasks: Sequence[tuple[int, int]], *, now_ms: int
+    ) -> list[int | Hindrance]:
+        """Put an attempt on record (law 1) for each of these (task, micro-dollars reserved): its id, or why not."""
         with self._database.write() as connection:
-            return batching.add(connection, number, new, tasks, now_ms=now_ms)
+            return batching.add(connection, number, new, tasks, now_ms=now_ms, is_live=self._database.is_held)
 
     def sealed(self, number: int, *, requests: int, size_bytes: int) -> None:
         """Its file is whole and durable: from here on it is going to be sent."""
@@ -60,27 +64,32 @@ class Batches:
         """It was certainly not created, and its file cannot be used any more: to be uploaded again."""
         self._go_on(number, ["uploaded", "creating"], "sealed", input_file_id=None)
 
+    @once_more
     def submitted(self, number: int, batch_id: str, told: Told, *, submitted_ms: int, now_ms: int) -> None:
         """The provider has it."""
         with self._database.write() as connection:
             batching.go_on(connection, number, ["creating"], "submitted", batch_id=batch_id, submitted_ms=submitted_ms)
             batching.told(connection, number, told, now_ms=now_ms)
 
+    @once_more
     def told(self, number: int, told: Told, *, now_ms: int) -> None:
         """What the provider says of it now."""
         with self._database.write() as connection:
             batching.told(connection, number, told, now_ms=now_ms)
 
+    @once_more
     def cancelling(self, number: int, *, now_ms: int) -> None:
         """A person has asked the provider to end it."""
         with self._database.write() as connection:
             batching.note(connection, number, cancel_ms=now_ms)
 
+    @once_more
     def given_up(self, number: int, *, now_ms: int) -> None:
         """A run has asked the provider to end it, because it takes too long."""
         with self._database.write() as connection:
             batching.note(connection, number, given_up_ms=now_ms)
 
+    @once_more
     def read_so_far(self, number: int, *, output: int | None = None, errors: int | None = None) -> None:
         """So many bytes of a file of results need not be read again."""
         read = {name: value for name, value in (("output_read", output), ("error_read", errors)) if value is not None}
@@ -126,12 +135,14 @@ class Batches:
 
     # -- reads ----------------------------------------------------------------------------------
 
+    @once_more
     def todo(self, job: Job, after_position: int, limit: int, *, fallen: bool | None = None) -> list[Todo]:
         """The next planned tasks: of those that came back from a batch without their image, only (`fallen`), none
         (False), or also (None)."""
         with self._database.read() as connection:
             return batching.todo(connection, job, after_position, limit, fallen=fallen)
 
+    @once_more
     def count_fallen(self, job: Job) -> int:
         """How many planned tasks came back from a batch without their image."""
         with self._database.read() as connection:
@@ -145,11 +156,13 @@ class Batches:
         """The newest batches of a job, oldest first."""
         return self._list(job, only_open=False, limit=limit)
 
+    @once_more
     def one(self, number: int) -> Batch:
         """One batch."""
         with self._database.read() as connection:
             return batching.batch(connection, number)
 
+    @once_more
     def jobs(self) -> list[str]:
         """The names of the jobs with batches that are not over here."""
         if not self._known:
@@ -157,11 +170,13 @@ class Batches:
         with self._database.read() as connection:
             return batching.open_jobs(connection)
 
+    @once_more
     def open_ids(self, number: int) -> list[int]:
         """The attempts of a batch whose answer is not known yet: at most as many as a batch may have requests."""
         with self._database.read() as connection:
             return batching.open_ids(connection, number)
 
+    @once_more
     def nth(self, number: int, line: int) -> int | None:
         """The attempt that stands in this line (from 1) of a batch's file."""
         with self._database.read() as connection:
@@ -171,26 +186,31 @@ class Batches:
         """One request of a batch; None if its answer is known already."""
         return next(iter(self.members([attempt_id])), None)
 
+    @once_more
     def members(self, attempt_ids: Sequence[int]) -> list[Member]:
         """These requests (at most CHUNK), as far as their answer is not known yet."""
         with self._database.read() as connection:
             return batching.members(connection, attempt_ids)
 
+    @once_more
     def tally(self, task_id: int) -> tuple[int, int]:
         """How often a task came back from a batch with an error: without a bill, and with one or a doubt."""
         with self._database.read() as connection:
             return batching.tally(connection, task_id)
 
+    @once_more
     def answered(self, number: int) -> int:
         """How many requests of a batch were answered with a success, whether an image came of it or not."""
         with self._database.read() as connection:
             return batching.answered(connection, number)
 
+    @once_more
     def reserved(self, number: int) -> int:
         """What the requests of a batch reserve whose answer is not known yet, in micro-dollars."""
         with self._database.read() as connection:
             return batching.reserved(connection, number)
 
+    @once_more
     def outcome(self, number: int) -> Outcome:
         """What has become of a batch's requests so far."""
         with self._database.read() as connection:
@@ -228,6 +248,7 @@ class Batches:
                 found |= remote.remote_files(connection, base_url, page, good_ms)
         return found
 
+    @once_more
     def remember(self, base_url: str, identity: str, file_id: str, *, expires_ms: int | None, now_ms: int) -> None:
         """An input lies at a provider now."""
         with self._database.write() as connection:
@@ -243,12 +264,14 @@ class Batches:
                 return count
             count += done
 
+    @once_more
     def _list(self, job: Job, *, only_open: bool, limit: int | None = None) -> list[Batch]:
         if not self._known:
             return []
         with self._database.read() as connection:
             return batching.batches(connection, job.id, only_open=only_open, limit=limit)
 
+    @once_more
     def _go_on(self, number: int, from_states: Sequence[str], state: str, **values: object) -> None:
         with self._database.write() as connection:
             batching.go_on(connection, number, from_states, state, **values)

@@ -12,10 +12,24 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.errors import LedgerError
-from runner.ledger.attempts import add_asset, close, inserted, move, record
+from runner.ledger.attempts import add_asset, close, inserted, move, submit
+from runner.ledger.claims import IsLive
 from runner.ledger.queries import request_of, todos, with_request
 from runner.ledger.tables import metadata
-from runner.ledger.types import Answer, Batch, Begin, Cost, File, Job, Member, NewBatch, Outcome, Todo, Told
+from runner.ledger.types import (
+    Answer,
+    Batch,
+    Begin,
+    Cost,
+    File,
+    Hindrance,
+    Job,
+    Member,
+    NewBatch,
+    Outcome,
+    Todo,
+    Told,
+)
 from runner.tasks import NOT_SENT, Event, Status
 
 _jobs = metadata.tables["jobs"]
@@ -65,17 +79,29 @@ def prepare(connection: sa.Connection, new: NewBatch, *, now_ms: int) -> int:
 
 
 def add(
-    connection: sa.Connection, number: int, new: NewBatch, tasks: Iterable[tuple[int, int]], *, now_ms: int
-) -> list[int]:
-    """Put an attempt on record (law 1) for each of these (task, micro-dollars reserved); their ids, in this order."""
-    found = []
-    for task_id, reserved_microusd in tasks:
-        move(connection, task_id, Status.PLANNED, Event.SUBMIT)
-        what = Begin(
-            task_id, new.run_id, new.job_id, new.model, new.simulated, reserved_microusd, new.price_version, now_ms
+    connection: sa.Connection,
+    number: int,
+    new: NewBatch,
+    tasks: Iterable[tuple[int, int]],
+    *,
+    now_ms: int,
+    is_live: IsLive,
+) -> list[int | Hindrance]:
+    """Put an attempt on record (law 1) for each of these (task, micro-dollars reserved).
+
+    In this order: the id of each, or why its task may not be asked for now.
+    """
+    return [
+        submit(
+            connection,
+            Begin(
+                task_id, new.run_id, new.job_id, new.model, new.simulated, reserved_microusd, new.price_version, now_ms
+            ),
+            batch_row=number,
+            is_live=is_live,
         )
-        found.append(record(connection, what, batch_row=number))
-    return found
+        for task_id, reserved_microusd in tasks
+    ]
 
 
 def go_on(connection: sa.Connection, number: int, from_states: Sequence[str], state: str, **values: Any) -> None:
@@ -151,7 +177,7 @@ def batch(connection: sa.Connection, number: int) -> Batch:
 def open_jobs(connection: sa.Connection) -> list[str]:
     """The names of the jobs that have batches which are not collected."""
     query = sa.select(_jobs.c.name).where(_jobs.c.id.in_(sa.select(_batches.c.job_id).where(_IS_OPEN)))
-    return [name for (name,) in connection.execute(query.order_by(_jobs.c.name))]
+    return sorted(connection.scalars(query))
 
 
 def open_ids(connection: sa.Connection, number: int) -> list[int]:

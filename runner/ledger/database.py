@@ -1,51 +1,130 @@
-"""Opens the ledger's database: connections, pragmas, migrations, waiting.
+"""What a ledger's database can do, wherever it is: transactions to write and to read in, locks of jobs, waiting.
 
-Owns how SQLite is opened and held. `soundness` judges what is found, `failures` says what went wrong; this module
-refuses to know what is in the tables.
+Owns the contract of `sqlite` and `postgres`, and how long what stands in the way is waited for. Refuses to know either
+of them, and what is in the tables.
 """
 
 from __future__ import annotations
 
-import os
+import datetime as dt
+import functools
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
-from typing import Any, Literal, TypeVar
-from urllib.parse import quote
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import ClassVar, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from runner.errors import InputError, LedgerError
-from runner.ledger import schema, soundness
-from runner.ledger.failures import translated
+from runner.errors import LedgerError
+from runner.ledger.places import Place
 from runner.ledger.soundness import HEAD
 
-__all__ = ["HEAD", "WAIT_S", "Database", "Patience", "locate", "open_database"]
-
 T = TypeVar("T")
+P = ParamSpec("P")
 WAIT_S = 60.0
-"""How long a ledger is waited for that another process holds."""
+"""How long a ledger is waited for that another process holds, or that cannot be reached."""
 TELL_S = 2.0
 """A wait longer than this is told."""
 _AGAIN_S = 2.0
 """How long is waited after a wait that was in vain: many changes of one run must not each wait their fill."""
-_SLICE_S = 0.5
-# What SQLite begins with.
-_CACHE_KIB, _LOG_PAGES = 2_000, 1_000
-# A million keys come in no order: with all of their index in memory a page of it is written once for many of them.
-_BULK_CACHE_KIB, _BULK_LOG_PAGES = 96 * 1024, 16_384
 
-_Mode = Literal["rwc", "rw", "ro", "immutable"]
-"""How a connection opens the file: `rwc` makes it, `immutable` reads it where nothing can be made beside it."""
 Write = Callable[[], AbstractContextManager[sa.Connection]]
-"""A transaction that holds the write lock from its start."""
+"""A transaction to write in."""
+
+
+class Undone(LedgerError):
+    """A transaction has come to nothing, which is known for certain: it can be tried again as a whole."""
+
+
+class Database(ABC):
+    """One ledger. What is committed is durable; a transaction that an exception ends has changed nothing.
+
+    On a file, whoever writes holds all of the ledger from the start of a transaction. On a server many write at once
+    (READ COMMITTED), so that every change compares before it sets.
+    """
+
+    is_shared: ClassVar[bool]
+    """Whether other hosts may use it at the same time."""
+    writers: ClassVar[int] = 1
+    """How many transactions of one run are worth having under way at a time."""
+
+    def __init__(self, found: str | None) -> None:
+        self._found = found
+
+    @property
+    @abstractmethod
+    def place(self) -> Place:
+        """Where it is; `str()` of it is fit for messages."""
+
+    @abstractmethod
+    def write(self) -> AbstractContextManager[sa.Connection]:
+        """A read-write transaction: committed at the end of the block, rolled back by an exception.
+
+        Raises:
+            Undone: a server was lost, or two writers met; nothing was changed.
+            LedgerError: anything else that the database refuses.
+        """
+
+    @abstractmethod
+    def held(self) -> AbstractContextManager[Write]:
+        """For many changes in a row: a `write` whose transactions share one connection, given back after the block."""
+
+    def prompt(self) -> AbstractContextManager[sa.Connection]:
+        """To say one statement that is committed when it returns, and need not survive a crash of the server.
+
+        It is not waited for: a server that cannot be reached is a LedgerError at once.
+        """
+        return self.write()
+
+    @abstractmethod
+    def bulk(self) -> AbstractContextManager[Write]:
+        """For very many rows: `held`, with more memory meanwhile."""
+
+    @abstractmethod
+    def read(self) -> AbstractContextManager[sa.Connection]:
+        """A snapshot to read from."""
+
+    @abstractmethod
+    def lock(self, job: str, *, now: dt.datetime) -> AbstractContextManager[None]:
+        """Hold a job for the block.
+
+        Raises:
+            Locked: another run holds it; the message says which, where, and since when.
+            LedgerError: it cannot be locked; on a server also at the end, when the lock was lost to another run.
+        """
+
+    @abstractmethod
+    def is_held(self, job: str) -> bool:
+        """Whether a live run, of any host that shares the ledger, holds a job."""
+
+    @abstractmethod
+    def check(self, *, deep: bool) -> list[str]:
+        """What the database's own checks complain of; `deep` takes as long as the ledger is large."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give every connection back."""
+
+    @abstractmethod
+    def _migrate(self, found: str | None) -> None:
+        """Bring the schema up to date, from this version of it."""
+
+    def renew(self) -> None:
+        """Bring an older schema up to date: before the first change, so that who only looks never waits for it."""
+        if self._found != HEAD:
+            self._migrate(self._found)
+            self._found = HEAD
+
+    def knows(self, version: str) -> bool:
+        """Whether the schema, as it is now, has what came with this version of it."""
+        return self._found is not None and self._found >= version
 
 
 class Patience:
-    """Waits while another process holds the ledger; `on_wait` is told once in each long wait, with its seconds so far.
+    """Waits for a ledger; `on_wait` is told once in each long wait, with its seconds so far.
 
     `on_wait` is called in whichever thread waits.
     """
@@ -60,14 +139,20 @@ class Patience:
         """The longest wait from here on."""
         return min(self._wait_s, _AGAIN_S) if self._in_vain else self._wait_s
 
-    def attempt(self, call: Callable[[], T]) -> T:
-        """Call until it is not refused for a lock; the last refusal is raised."""
+    def attempt(
+        self,
+        call: Callable[[], T],
+        *,
+        may_pass: Callable[[Exception], bool] | None = None,
+        pause_s: float = 0.02,
+    ) -> T:
+        """Call until it is not refused for what may pass (by default, a lock); the last refusal is raised."""
         began, told, limit_s = time.monotonic(), False, self.wait_s
         while True:
             try:
                 result = call()
-            except (sqlite3.OperationalError, exc.OperationalError) as error:
-                if "locked" not in str(error):
+            except (sqlite3.OperationalError, exc.DBAPIError, Undone) as error:
+                if not (may_pass or _is_locked)(error):
                     raise
                 waited_s = time.monotonic() - began
                 if waited_s >= limit_s:
@@ -76,264 +161,32 @@ class Patience:
                 if waited_s >= TELL_S and not told and self._on_wait is not None:
                     told = True
                     self._on_wait(waited_s)
-                # Some refusals come at once, whatever SQLite was told to wait.
-                time.sleep(min(0.02, limit_s))
+                # Some refusals come at once, whatever the database was told to wait.
+                time.sleep(min(pause_s, limit_s))
             else:
                 self._in_vain = False
                 return result
 
 
-class Database:
-    """One ledger: `write()` is a transaction that holds the write lock from its start, `read()` one that never does."""
+def once_more(method: Callable[P, T]) -> Callable[P, T]:
+    """For a method that is one transaction: done again while that has come to nothing, for `WAIT_S` at most.
 
-    def __init__(
-        self, path: Path, patience: Patience, *, found: str | None, writer: _Mode = "rw", reader: _Mode = "rw"
-    ) -> None:
-        self.path = path
-        self._found = found
-        self._writer = _engine(path, "BEGIN IMMEDIATE", patience, writer)
-        self._reader = _engine(path, "BEGIN", patience, reader)
-        self._inode: tuple[int, int] | None = None
-
-    @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """A read-write transaction: committed at the end of the block, rolled back by an exception."""
-        self.renew()
-        with translated(self.path), self._writer.begin() as connection:
-            self._still_there()
-            yield connection
-
-    @contextmanager
-    def held(self) -> Iterator[Write]:
-        """For many changes in a row: a `write` whose transactions share one connection, given back after the block."""
-        self.renew()
-        with translated(self.path), self._writer.connect() as connection:
-
-            @contextmanager
-            def write() -> Iterator[sa.Connection]:
-                with translated(self.path), connection.begin():
-                    self._still_there()
-                    yield connection
-
-            yield write
-
-    @contextmanager
-    def bulk(self) -> Iterator[Write]:
-        """For very many rows: `held`, with more memory meanwhile."""
-        with self.held() as write:
-            with write() as connection:
-                driver = connection.connection
-            _pragmas(driver, f"cache_size = -{_BULK_CACHE_KIB}", f"wal_autocheckpoint = {_BULK_LOG_PAGES}")
-            try:
-                yield write
-            finally:
-                _pragmas(driver, f"cache_size = -{_CACHE_KIB}", f"wal_autocheckpoint = {_LOG_PAGES}", "shrink_memory")
-
-    def renew(self) -> None:
-        """Bring an older schema up to date: before the first change, so that who only looks never waits for it."""
-        if self._found != HEAD:
-            _migrate(self, self._found)
-            self._found = HEAD
-
-    def knows(self, version: str) -> bool:
-        """Whether the schema, as it is now, has what came with this version of it."""
-        return self._found is not None and self._found >= version
-
-    @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        """A snapshot to read from."""
-        with translated(self.path), self._reader.begin() as connection:
-            yield connection
-
-    def close(self) -> None:
-        """Give every connection back."""
-        # The writer last: whoever closes last brings the log's changes into the ledger's file, if it may write.
-        self._reader.dispose()
-        self._writer.dispose()
-
-    def _still_there(self) -> None:
-        """What is written to a file that was removed or replaced is lost with it."""
-        try:
-            found = self.path.stat()
-        except OSError:
-            found = None
-        inode = (found.st_dev, found.st_ino) if found else None
-        if self._inode is None:
-            self._inode = inode
-        if inode is None or inode != self._inode:
-            raise LedgerError(
-                f"the ledger {self.path} was removed or replaced while it was in use",
-                hint="put it back, then run again: what was recorded until then is in it",
-            )
-
-
-def locate(ledger: str | None, output: Path) -> Path:
-    """The ledger's file from what the user gave: a path, `sqlite:///PATH`, or nothing for the output folder's own.
-
-    Raises:
-        InputError: a URL of a database that this version does not know.
+    Only what can be called twice with the same arguments may be marked so.
     """
-    if ledger is None:
-        return output / "ledger.sqlite3"
-    if ledger.startswith("sqlite:///"):
-        return Path(ledger.removeprefix("sqlite:///"))
-    if "://" in ledger:
-        scheme = ledger.split("://", 1)[0]
-        raise InputError(f"a ledger at {scheme}:// is not supported", hint="use a path or sqlite:///PATH")
-    return Path(ledger)
 
-
-def open_database(path: Path, *, create: bool, on_wait: Callable[[float], None] | None = None) -> Database:
-    """Open the ledger at `path`, bringing its schema up to date. Until it has proved sound, nothing of it is changed.
-
-    Without `create` it is opened to look at, and can then be one that cannot be written; an older schema is left as it
-    is until something is to be changed after all. `on_wait` is told when another process has held it for more than
-    `TELL_S`, with the seconds so far.
-
-    Raises:
-        InputError: there is none, or an empty one, and `create` is False.
-        LedgerError: not a ledger, from a newer version, damaged, locked, or not writable.
-    """
-    patience = Patience(on_wait)
-    there = soundness.look_at_file(path)
-    if not there and not create:
-        raise InputError(
-            f"there is no ledger at {path}",
-            hint="nothing has been run here yet: start with `runner run JOB`, or name the folder with --output",
-        )
-    if not there:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LedgerError(
-                f"cannot make the ledger's folder {path.parent}: {error.strerror}", hint="name another with --ledger"
-            ) from None
-    found, seen_as = _look(path, patience, thorough=create) if there else (None, "rw")
-    if found is None and not create:
-        raise InputError(
-            f"the ledger {path} is empty",
-            hint="no run has put anything on record in it: start with `runner run JOB`, or name another with --ledger",
-        )
-    # A command that only looks leaves a log where it is, for a run to bring in.
-    reader: _Mode = "rw" if create or seen_as == "rw" else seen_as
-    database = Database(path, patience, found=found, writer="rw" if there else "rwc", reader=reader)
-    try:
-        if create:
-            database.renew()
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _look(path: Path, patience: Patience, *, thorough: bool) -> tuple[str | None, _Mode]:
-    """The schema's version and how the file could be read, found without changing anything."""
-    mode = _gentle(path)
-    while True:
-        engine = _engine(path, "BEGIN", patience, mode)
-        try:
-            with translated(path), engine.begin() as connection:
-                found = soundness.version(connection, path)
-                soundness.whole(connection, path, thorough=thorough)
-                if mode == "ro":
-                    _belongs(connection, path, patience)
-                return found, _lasting(path, mode)
-        except LedgerError:
-            # Another process began to write after `_gentle` had looked: what was seen may be half of a change.
-            if mode != "immutable" or _gentle(path) == "immutable":
-                raise
-            mode = _gentle(path)
-        finally:
-            engine.dispose()
-
-
-def _belongs(connection: sa.Connection, path: Path, patience: Patience) -> None:
-    engine = _engine(path, "BEGIN", patience, "immutable")
-    try:
-        with engine.begin() as alone:
-            soundness.belongs(connection, alone, path)
-    except exc.DBAPIError:
-        return  # It cannot be read without its log.
-    finally:
-        engine.dispose()
-
-
-def _gentle(path: Path) -> _Mode:
-    """How to look without leaving a trace: neither bringing a log into the file nor making one."""
-    if soundness.wal_bytes(path):
-        return "ro"
-    with suppress(OSError):
-        if soundness.beside(path, "-journal").stat().st_size:
-            # Left by a process that died half way; only what may write can undo that half.
-            return "rw"
-    return "immutable"
-
-
-def _lasting(path: Path, mode: _Mode) -> _Mode:
-    """How to read for as long as a command takes, from how it was looked at."""
-    if mode == "immutable" and os.access(path.parent, os.W_OK):
-        return "rw"
-    return mode
-
-
-def _migrate(database: Database, found: str | None) -> None:
-    with translated(database.path), database._writer.begin() as connection:
-        # Another process may have migrated while this one waited for the write lock.
-        if soundness.version(connection, database.path) == found:
-            schema.bring(connection, found)
-
-
-def _pragmas(connection: sa.PoolProxiedConnection, *words: str) -> None:
-    # Past SQLAlchemy, which would begin a transaction for them.
-    cursor = connection.cursor()
-    for word in words:
-        cursor.execute(f"PRAGMA {word}").fetchall()
-    cursor.close()
-
-
-def _engine(path: Path, begin: str, patience: Patience, mode: _Mode) -> sa.Engine:
-    options = "mode=ro&immutable=1" if mode == "immutable" else f"mode={mode}"
-    uri = f"file:{quote(os.fspath(path.absolute()), errors='surrogateescape')}?{options}"
-    engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)),
-        creator=lambda: sqlite3.connect(uri, uri=True, timeout=_SLICE_S, check_same_thread=False),
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def on_connect(connection: Any, _record: object) -> None:
-        # SQLAlchemy, not the driver, says when a transaction begins.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        if begin == "BEGIN IMMEDIATE":
-            patience.attempt(lambda: cursor.execute("PRAGMA journal_mode = WAL").fetchall())
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.close()
-
-    @sa.event.listens_for(engine, "begin")
-    def on_begin(connection: sa.Connection) -> None:
-        driver = connection.connection.driver_connection
-        cursor = connection.connection.cursor()
-
-        def attempt() -> None:
-            cursor.execute(begin)
-            if begin == "BEGIN IMMEDIATE":
-                return
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        began = time.monotonic()
+        while True:
             try:
-                # The snapshot is taken by the first read, and that is what may have to wait.
-                cursor.execute("PRAGMA schema_version").fetchall()
-            except sqlite3.Error:
-                if isinstance(driver, sqlite3.Connection) and driver.in_transaction:
-                    cursor.execute("ROLLBACK")
-                raise
+                return method(*args, **kwargs)
+            except Undone:
+                if time.monotonic() - began >= WAIT_S:
+                    raise
+                time.sleep(0.02)
 
-        try:
-            cursor.execute(f"PRAGMA busy_timeout = {round(min(_SLICE_S, patience.wait_s) * 1000)}")
-            patience.attempt(attempt)
-            cursor.execute(f"PRAGMA busy_timeout = {round(patience.wait_s * 1000)}")
-        except sqlite3.Error as error:
-            raise exc.OperationalError(begin, None, error) from error
-        finally:
-            cursor.close()
+    return call
 
-    return engine
+
+def _is_locked(error: Exception) -> bool:
+    return "locked" in str(error)

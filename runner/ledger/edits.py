@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import sqlalchemy as sa
 
+from runner.ledger.bulk import Bulk
 from runner.ledger.tables import metadata
 from runner.ledger.types import Nonsense, Seen
 from runner.planner import CHUNK, chunks
@@ -22,11 +23,10 @@ _attempts = metadata.tables["attempts"]
 _edits = metadata.tables["edits"]
 _inputs = metadata.tables["inputs"]
 
-_ADD_EDIT = "INSERT INTO edits (digest, spec, composite) VALUES (?, ?, ?) ON CONFLICT (digest) DO NOTHING"
-_ADD_INPUT = """
-    INSERT INTO inputs (job_id, identity, recipe) VALUES (?, ?, ?)
-    ON CONFLICT (job_id, identity) DO UPDATE SET recipe = excluded.recipe
-"""
+_ADD_EDIT = Bulk("edits", ("digest", "spec", "composite"), conflict="(digest) DO NOTHING")
+_ADD_INPUT = Bulk(
+    "inputs", ("job_id", "identity", "recipe"), conflict="(job_id, identity) DO UPDATE SET recipe = excluded.recipe"
+)
 
 What = tuple[Edit, str | None]
 """An edit, and how its answers are pasted."""
@@ -43,11 +43,11 @@ def record(connection: sa.Connection, job_id: int, tasks: Iterable[Task]) -> Map
             sources.update((source.identity, source.recipe) for source in task.sources)
     if not wanted:
         return {}
-    connection.exec_driver_sql(_ADD_INPUT, [(job_id, identity, recipe) for identity, recipe in sources.items()])
+    _ADD_INPUT(connection, [(job_id, identity, recipe) for identity, recipe in sorted(sources.items())])
     rows = {_digest(what): what for what in wanted}
     found: dict[What, int] = {}
     for page in chunks(sorted(rows), CHUNK):
-        connection.exec_driver_sql(_ADD_EDIT, [(digest, _spec(rows[digest][0]), rows[digest][1]) for digest in page])
+        _ADD_EDIT(connection, [(digest, _spec(rows[digest][0]), rows[digest][1]) for digest in page])
         ids = connection.execute(sa.select(_edits.c.digest, _edits.c.id).where(_edits.c.digest.in_(page)))
         found.update((rows[digest], row_id) for digest, row_id in ids)
     return found

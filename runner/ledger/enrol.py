@@ -32,6 +32,8 @@ import sqlalchemy as sa
 
 from runner.errors import InputError, LedgerError
 from runner.ledger import edits
+from runner.ledger.bulk import Bulk, Moves
+from runner.ledger.statements import Statement
 from runner.ledger.tables import metadata
 from runner.ledger.types import File, Job, Misplaced, Reusable, status_of
 from runner.planner import CHUNK, Known, chunks
@@ -44,47 +46,82 @@ _assets = metadata.tables["assets"]
 _runs = metadata.tables["runs"]
 
 # Without the marks: a ledger of an older version, which has none, can be looked at as it is.
-_JOB = sa.select(_jobs.c.id, _jobs.c.name, _jobs.c.manifest_path, _jobs.c.revision, _jobs.c.digest, _jobs.c.wanted)
+_JOB = sa.select(
+    _jobs.c.id,
+    _jobs.c.name,
+    _jobs.c.manifest_path,
+    _jobs.c.revision,
+    _jobs.c.digest,
+    _jobs.c.wanted,
+)
 _NEWEST_REVISION = (
     sa.select(sa.func.max(_tasks.c.revision)).where(_tasks.c.job_id == _jobs.c.id).correlate(_jobs).scalar_subquery()
 )
 _MOST_VARIANTS: Final = 20_000
-
-# The statements of the hot path are text in SQLite's style of parameters: many rows a call, without a word about each.
-_ADD_PROMPT = "INSERT INTO prompts (digest, text) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING"
-# A key that is there already is found by the count at the end.
-_ADD_TASK = """
-    INSERT INTO tasks (job_id, key, revision, position, status, prompt_id, prompt_row, model, size, quality,
-                       background, output_format, output_compression, moderation, sample, variant, name, edit_row)
-    VALUES (?, ?, ?, ?, 'planned', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (key, job_id) DO NOTHING
-"""
-_MOVE_TASK = (
-    "UPDATE tasks SET revision = ?, position = ?, prompt_id = ?, variant = ?, name = ?, edit_row = ? WHERE id = ?"
+_ADD_JOB = Statement(
+    sa.text(
+        "INSERT INTO jobs (name, manifest_path, revision, wanted, created_ms)"
+        " VALUES (:name, :manifest_path, 0, 0, :created_ms) ON CONFLICT (name) DO NOTHING"
+    )
 )
+
+# The statements of the hot path: many rows a call, without a word about each.
+_ADD_PROMPT = Bulk("prompts", ("digest", "text"), conflict="(digest) DO NOTHING")
+# A key that is there already is found by the count at the end.
+_ADD_TASK = Bulk(
+    "tasks",
+    (
+        "job_id",
+        "key",
+        "revision",
+        "position",
+        "prompt_id",
+        "prompt_row",
+        "model",
+        "size",
+        "quality",
+        "background",
+        "output_format",
+        "output_compression",
+        "moderation",
+        "sample",
+        "variant",
+        "name",
+        "edit_row",
+    ),
+    conflict="(key, job_id) DO NOTHING",
+    always={"status": "'planned'"},
+)
+_MOVE_TASK = Moves("tasks", ("revision", "position", "prompt_id", "variant", "name", "edit_row"))
 
 Row = tuple[Any, ...]
 """The values of `_ADD_TASK`, in its order."""
 
 
-def job(connection: sa.Connection, name: str) -> Job | None:
+def job(connection: sa.Connection, name: str, *, knows_output: bool = True) -> Job | None:
     """The job of this name, if it was ever run."""
-    row = connection.execute(_JOB.where(_jobs.c.name == name)).first()
+    row = connection.execute(_asked(knows_output).where(_jobs.c.name == name)).first()
     return None if row is None else Job(*row)
 
 
-def jobs(connection: sa.Connection) -> list[Job]:
+def jobs(connection: sa.Connection, *, knows_output: bool = True) -> list[Job]:
     """Every job, by name."""
-    return [Job(*row) for row in connection.execute(_JOB.order_by(_jobs.c.name))]
+    found = [Job(*row) for row in connection.execute(_asked(knows_output))]
+    # Not by the server, which may sort by the rules of some language.
+    return sorted(found, key=lambda each: each.name)
+
+
+def _asked(knows_output: bool) -> sa.Select[Any]:
+    """Jobs, also of a ledger of an older version, which does not know where their files are."""
+    return _JOB.add_columns(_jobs.c.output if knows_output else sa.null().label("output"))
 
 
 def make_job(connection: sa.Connection, name: str, *, manifest_path: str | None, now_ms: int) -> Job:
     """The job of this name, made if need be; its manifest's path is brought up to date."""
     known = job(connection, name)
     if known is None:
-        connection.execute(
-            sa.insert(_jobs).values(name=name, manifest_path=manifest_path, revision=0, wanted=0, created_ms=now_ms)
-        )
+        # Another host may make it at this very moment: then that one is found below.
+        _ADD_JOB(connection, name=name, manifest_path=manifest_path, created_ms=now_ms)
     elif manifest_path is not None and known.manifest_path != manifest_path:
         connection.execute(sa.update(_jobs).where(_jobs.c.id == known.id).values(manifest_path=manifest_path))
     made = job(connection, name)
@@ -151,14 +188,23 @@ class Enrolment:
         return rows
 
     def add(self, connection: sa.Connection, rows: list[Row]) -> None:
-        """Put one chunk on record, where nothing of it is wanted yet."""
+        """Put one chunk on record, where nothing of it is wanted yet.
+
+        Raises:
+            LedgerError: another enrolment of this job has counted meanwhile.
+        """
+        # Shared to the end of this transaction, so that another one, on a host that has taken over a lost lock, either
+        # waits before it counts, and then counts these as well, or has counted already.
+        query = sa.select(_jobs.c.revision).where(_jobs.c.id == self._job_id).with_for_update(read=True)
+        if connection.scalar(query) != self._before:
+            raise _overtaken()
         fresh = rows
         if not self._is_first:
             found = self._found(connection, rows)
             fresh = [row for row in rows if row[1] not in found]
             self._keep(connection, [(row, *found[row[1]]) for row in rows if row[1] in found])
         if fresh:
-            connection.exec_driver_sql(_ADD_TASK, fresh)
+            _ADD_TASK(connection, fresh)
 
     def activate(self, connection: sa.Connection, *, digest: str) -> None:
         """From now on the tasks of this enrolment are what the job wants.
@@ -167,14 +213,14 @@ class Enrolment:
             LedgerError: another enrolment came between, or the tasks are not those that were checked.
         """
         for moved in self._staged.pages():
-            connection.exec_driver_sql(_MOVE_TASK, moved)
+            _MOVE_TASK(connection, moved)
         changed = connection.execute(
             sa.update(_jobs)
             .where(_jobs.c.id == self._job_id, _jobs.c.revision == self._before)
             .values(revision=self.revision, digest=digest, wanted=self.wanted, offered_run=0)
         )
         if changed.rowcount != 1:
-            raise LedgerError("another process has changed what this job wants", hint="run it again")
+            raise _overtaken()
         count = connection.execute(
             sa.select(sa.func.count()).where(_tasks.c.job_id == self._job_id, _tasks.c.revision == self.revision)
         ).scalar_one()
@@ -210,8 +256,12 @@ class Enrolment:
         ]
         now = [move for move, at_once in moves if at_once]
         if now:
-            connection.exec_driver_sql(_MOVE_TASK, now)
+            _MOVE_TASK(connection, now)
         self._staged.add([move for move, at_once in moves if not at_once])
+
+
+def _overtaken() -> LedgerError:
+    return LedgerError("another process has changed what this job wants", hint="run it again")
 
 
 class Staged:
@@ -258,16 +308,24 @@ def known(connection: sa.Connection, job_id: int | None, keys: Sequence[str]) ->
 
 
 def reusable(
-    connection: sa.Connection, job_id: int, revision: int, after: tuple[int, int], limit: int
+    connection: sa.Connection,
+    job_id: int,
+    revision: int,
+    after: tuple[int, int],
+    limit: int,
+    *narrow: sa.ColumnElement[bool],
 ) -> list[Reusable]:
     """Planned tasks of the job with each asset that another job has for them, by (position, asset), from after `after`.
+
+    Those of which `narrow` holds too.
 
     All of them, oldest first: the file of one may be gone while that of another is still there.
     """
     other = _tasks.alias("other")
     rows = connection.execute(
-        sa.select(_tasks.c.id.label("task_id"), _tasks.c.position, _tasks.c.name, _assets)
+        sa.select(_tasks.c.id.label("task_id"), _tasks.c.position, _tasks.c.name, _jobs.c.output, _assets)
         .join(other, sa.and_(other.c.key == _tasks.c.key, other.c.job_id != _tasks.c.job_id))
+        .join(_jobs, _jobs.c.id == other.c.job_id)
         .join(_assets, _assets.c.task_id == other.c.id)
         .where(
             _tasks.c.job_id == job_id,
@@ -276,13 +334,20 @@ def reusable(
             other.c.status == Status.DONE,
             _tasks.c.position >= after[0],
             sa.tuple_(_tasks.c.position, _assets.c.id) > after,
+            *narrow,
         )
         .order_by(_tasks.c.position, _assets.c.id)
         .limit(limit)
     )
     return [
-        Reusable(row.task_id, row.position, row.name, row.id, file_of(row), row.model, row.simulated) for row in rows
+        Reusable(row.task_id, row.position, row.name, row.id, file_of(row), row.model, row.simulated, row.output)
+        for row in rows
     ]
+
+
+def move_job(connection: sa.Connection, job_id: int, output: str | None) -> None:
+    """The files of a job lie at this URL from now on, None for a folder."""
+    connection.execute(sa.update(_jobs).where(_jobs.c.id == job_id).values(output=output))
 
 
 def others_since_offered(connection: sa.Connection, job_id: int) -> bool:
@@ -366,7 +431,8 @@ def _prompt_rows(connection: sa.Connection, prompts: set[str]) -> dict[str, int]
     digests = {hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(): text for text in prompts}
     found: dict[str, int] = {}
     for page in chunks(sorted(digests), CHUNK):
-        connection.exec_driver_sql(_ADD_PROMPT, [(digest, digests[digest]) for digest in page])
+        # In order, so that of two who add the same texts neither waits for the other in a circle.
+        _ADD_PROMPT(connection, [(digest, digests[digest]) for digest in page])
         rows = connection.execute(sa.select(_prompts.c.digest, _prompts.c.id).where(_prompts.c.digest.in_(page)))
         found.update((digests[digest], row_id) for digest, row_id in rows)
     return found

@@ -5,13 +5,14 @@ Owns the one question that joins everything. Refuses to hold more than a page of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import sqlalchemy as sa
 
 from runner.ledger import edits
 from runner.ledger.renditions import COMPOSITE
+from runner.ledger.statements import streamed
 from runner.ledger.tables import metadata
 from runner.ledger.types import Job
 from runner.tasks import REQUEST_FIELDS, Source
@@ -26,7 +27,7 @@ _renditions = metadata.tables["renditions"]
 _MOST_KEPT = 1000
 
 
-def export(connection: sa.Connection, job: Job, *, knows_batches: bool) -> Iterator[dict[str, Any]]:
+def export(connection: sa.Connection, job: Job, *, knows_batches: bool) -> Generator[dict[str, Any], None, None]:
     """Every wanted task with its asset and what its attempts cost, in the manifest's order, as a stream.
 
     `sources` are those of an edit's images, and with `has_mask` that of its mask after them. `batch` is that of its
@@ -95,16 +96,16 @@ def export(connection: sa.Connection, job: Job, *, knows_batches: bool) -> Itera
     if knows_edits:
         is_its = sa.and_(_renditions.c.task_id == _tasks.c.id, _renditions.c.kind == COMPOSITE)
         query = query.outerjoin(_edits, _edits.c.id == _tasks.c.edit_row).outerjoin(_renditions, is_its)
-    rows = connection.execution_options(stream_results=True, yield_per=500).execute(query)
     sources: dict[str, tuple[Source, ...]] = {}
-    for row in rows.mappings():
-        found = dict(row)
-        spec = found.pop("spec")
-        edit = None if spec is None else edits.edit_of(spec)
-        if edit is not None and spec not in sources:
-            if len(sources) >= _MOST_KEPT:
-                sources.clear()
-            sources |= {spec: edits.sources_of(connection, job.id, [edit])[edit]}
-        found["sources"] = sources.get(spec, ())
-        found["has_mask"] = edit is not None and edit.mask is not None
-        yield found
+    with streamed(connection, query) as rows:
+        for row in rows.mappings():
+            found = dict(row)
+            spec = found.pop("spec")
+            edit = None if spec is None else edits.edit_of(spec)
+            if edit is not None and spec not in sources:
+                if len(sources) >= _MOST_KEPT:
+                    sources.clear()
+                sources |= {spec: edits.sources_of(connection, job.id, [edit])[edit]}
+            found["sources"] = sources.get(spec, ())
+            found["has_mask"] = edit is not None and edit.mask is not None
+            yield found

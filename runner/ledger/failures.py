@@ -16,6 +16,7 @@ from sqlalchemy import exc
 
 from runner.errors import LedgerError
 from runner.ledger import soundness
+from runner.ledger.places import Place
 from runner.ledger.types import Nonsense
 
 _SPARE_BYTES = 1 << 20
@@ -34,12 +35,14 @@ def translated(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def rules(path: Path) -> Iterator[None]:
+def rules(place: Place) -> Iterator[None]:
     """Turn a broken rule into LedgerError: the one failure that leaves its transaction usable for other changes."""
     try:
         yield
     except exc.IntegrityError as error:
-        raise LedgerError(f"the ledger {path} refused a change that breaks its rules: {error.orig}") from error
+        # Of a server's words the first line: what follows tells the whole row.
+        reason = str(error.orig).partition("\n")[0]
+        raise LedgerError(f"the ledger {place} refused a change that breaks its rules: {reason}") from error
 
 
 _FULL = ("cannot grow: the disk is full", "make space, then run again: it goes on where it stopped")

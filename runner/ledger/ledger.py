@@ -9,19 +9,23 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
-from runner.ledger import attempts, audit, edits, enrol, exports, queries, tiles
+from runner.ledger import attempts, audit, claims, edits, enrol, exports, queries, tiles
 from runner.ledger.batches import Batches
-from runner.ledger.database import Database, open_database
-from runner.ledger.lock import job_lock
+from runner.ledger.caps import Caps
+from runner.ledger.database import Database, once_more
+from runner.ledger.gates import Gates
 from runner.ledger.nights import Nights
+from runner.ledger.places import Place
 from runner.ledger.renditions import Renditions
 from runner.ledger.reviews import Reviews
 from runner.ledger.soundness import look_at_file
+from runner.ledger.sqlite import open_file
 from runner.ledger.tables import metadata
 from runner.ledger.types import (
     Answer,
@@ -44,6 +48,8 @@ from runner.ledger.writer import Writer
 from runner.planner import CHUNK, Known, Lookup, chunks
 from runner.tasks import Event, Status, Task, after
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _runs = metadata.tables["runs"]
 _tasks = metadata.tables["tasks"]
 
@@ -53,6 +59,8 @@ _BATCHES = "0004"
 """The schema's version since which there are batches."""
 _LOOKING = "0005"
 """The schema's version since which choices and origins are on record."""
+_SHARING = "0006"
+"""The schema's version since which several hosts may share a ledger, and it may have a cap."""
 ENROLLED = 25_000
 """Tasks that are put on record in one transaction."""
 
@@ -64,23 +72,39 @@ class Ledger:
         self._database = database
 
     @classmethod
-    def open(cls, path: Path, *, create: bool, on_wait: Callable[[float], None] | None = None) -> Ledger:
-        """Open the ledger at `path`; see `database.open_database` for what can go wrong, and what `on_wait` is told."""
-        return cls(open_database(path, create=create, on_wait=on_wait))
+    def open(cls, place: Place, *, create: bool, on_wait: Callable[[float], None] | None = None) -> Ledger:
+        """Open the ledger at `place`; see `sqlite.open_file` and `postgres.open_server` for what can go wrong, and what
+        `on_wait` is told."""
+        if isinstance(place, Path):
+            return cls(open_file(place, create=create, on_wait=on_wait))
+        # Only where one is asked for: it takes time to import.
+        from runner.ledger.postgres import open_server
+
+        return cls(open_server(place, create=create, on_wait=on_wait))
 
     @staticmethod
-    def exists(path: Path) -> bool:
-        """Whether anything that may be a ledger lies at `path`.
+    def exists(place: Place) -> bool:
+        """Whether anything that may be a ledger lies at `place`.
 
         Raises:
+            InputError: its server cannot be used.
             LedgerError: something lies there that cannot be one, or it cannot be seen.
         """
-        return look_at_file(path)
+        if isinstance(place, Path):
+            return look_at_file(place)
+        from runner.ledger.postgres import is_there
+
+        return is_there(place)
 
     @property
-    def path(self) -> Path:
-        """The ledger's file."""
-        return self._database.path
+    def place(self) -> Place:
+        """Where the ledger is; `str()` of it is fit for messages."""
+        return self._database.place
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other hosts may use it at the same time."""
+        return self._database.is_shared
 
     def close(self) -> None:
         """Give the database back."""
@@ -112,36 +136,61 @@ class Ledger:
         """What single runs have done, and what days have cost."""
         return Nights(self._database, known=self._database.knows(_BATCHES))
 
+    def gates(self, key: str, run: str) -> Gates:
+        """The gates of a provider key, by its digest, for a run of this name."""
+        return Gates(self._database, key, run)
+
+    @property
+    def caps(self) -> Caps:
+        """What all jobs together may spend."""
+        return Caps(self._database, known=self._database.knows(_SHARING))
+
     def writer(self) -> Writer:
         """The pool's group-committing writer."""
         return Writer(self._database)
 
     def lock(self, job: str, *, now: dt.datetime) -> AbstractContextManager[None]:
         """Hold a job for one run; raises Locked."""
-        return job_lock(self.path, job, now=now)
+        return self._database.lock(job, now=now)
+
+    def is_held(self, job: str) -> bool:
+        """Whether a live run holds the job of this name."""
+        return self._database.is_held(job)
 
     # -- jobs and what they want ----------------------------------------------------------------
 
+    @once_more
     def job(self, name: str) -> Job | None:
         """The job of this name, if it was ever run."""
         with self._database.read() as connection:
-            return enrol.job(connection, name)
+            return enrol.job(connection, name, knows_output=self._database.knows(_SHARING))
 
+    @once_more
     def jobs(self) -> list[Job]:
         """Every job, by name."""
         with self._database.read() as connection:
-            return enrol.jobs(connection)
+            return enrol.jobs(connection, knows_output=self._database.knows(_SHARING))
 
+    @once_more
     def make_job(self, name: str, *, manifest_path: str | None, now_ms: int) -> Job:
         """The job of this name, made if need be."""
         with self._database.write() as connection:
             return enrol.make_job(connection, name, manifest_path=manifest_path, now_ms=now_ms)
 
+    @once_more
+    def move_job(self, job: Job, output: str | None) -> Job:
+        """The files of a job lie below this URL from now on, None for a folder; the job as it is then."""
+        with self._database.write() as connection:
+            enrol.move_job(connection, job.id, output)
+        return replace(job, output=output)
+
+    @once_more
     def known(self, job: Job | None, keys: Sequence[str]) -> Mapping[str, Known]:
         """What is on record of these keys, in this job and in others."""
         with self._database.read() as connection:
             return enrol.known(connection, job.id if job else None, keys)
 
+    @once_more
     def lookup(self, job: Job | None) -> Lookup:
         """`known` for every key in turn; where nothing at all is on record, nothing is asked."""
         with self._database.read() as connection:
@@ -167,29 +216,49 @@ class Ledger:
                         enrolment.add(connection, rows)
                 with write() as connection:
                     enrolment.activate(connection, digest=digest)
-        return Job(job.id, job.name, job.manifest_path, enrolment.revision, digest, enrolment.wanted)
+        return replace(job, revision=enrolment.revision, digest=digest, wanted=enrolment.wanted)
 
     def reusable(self, job: Job) -> Iterator[list[Reusable]]:
         """Planned tasks that another job has made already, in pages; one item for each asset that would serve."""
         last = (-1, 0)
         while True:
-            with self._database.read() as connection:
-                page = enrol.reusable(connection, job.id, job.revision, last, CHUNK)
+            page = self._read(enrol.reusable, job.id, job.revision, last, CHUNK)
             if not page:
                 return
             last = page[-1].position, page[-1].asset_id
             yield page
 
+    @once_more
+    def reusable_for(self, job: Job, task_id: int) -> list[Reusable]:
+        """As `reusable`, for one task."""
+        with self._database.read() as connection:
+            return enrol.reusable(connection, job.id, job.revision, (-1, 0), CHUNK, _tasks.c.id == task_id)
+
+    @once_more
+    def elsewhere(self, task_id: int) -> Status | None:
+        """How another job stands with the very image of a task: RUNNING (in a live run), DONE, or None for neither."""
+        with self._database.read() as connection:
+            return claims.elsewhere(connection, task_id, is_live=self._database.is_held)
+
+    @once_more
+    def others_under_way(self, job: Job) -> bool:
+        """Whether any other job's newest run has not said that it is over."""
+        with self._database.read() as connection:
+            return claims.others_under_way(connection, job.id)
+
+    @once_more
     def has_offers(self, job: Job) -> bool:
         """Whether other jobs may have made what is planned here: none, without a run of theirs since `offered`."""
         with self._database.read() as connection:
             return enrol.others_since_offered(connection, job.id)
 
+    @once_more
     def offerable(self, job: Job) -> int | None:
         """What `offered` may be told once all of `reusable` was taken; None where more of it can come."""
         with self._database.read() as connection:
             return enrol.offerable(connection, job.id, job.revision)
 
+    @once_more
     def offered(self, job: Job, run_id: int) -> None:
         """All that other jobs have made in runs up to this one was offered to the job, and taken."""
         with self._database.write() as connection:
@@ -199,13 +268,13 @@ class Ledger:
         """Done tasks whose asset is not where the manifest now wants it, in pages."""
         last = -1
         while True:
-            with self._database.read() as connection:
-                page = enrol.misplaced(connection, job.id, job.revision, folder, last, CHUNK)
+            page = self._read(enrol.misplaced, job.id, job.revision, folder, last, CHUNK)
             if not page:
                 return
             last = page[-1].position
             yield page
 
+    @once_more
     def is_tidy(self, job: Job) -> bool:
         """Whether the job wants what it wanted when it was `tidied`: nothing has moved an asset from its name since.
 
@@ -214,16 +283,26 @@ class Ledger:
         with self._database.read() as connection:
             return enrol.is_tidy(connection, job.id, job.revision)
 
+    @once_more
     def tidied(self, job: Job) -> None:
         """Every asset of what the job wants lies where the manifest wants it."""
         with self._database.write() as connection:
             enrol.mark(connection, job.id, tidied_revision=job.revision)
 
+    @once_more
+    def _read(self, question: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._database.read() as connection:
+            return question(connection, *args, **kwargs)
+
     # -- runs -----------------------------------------------------------------------------------
 
+    @once_more
     def begin_run(self, job: Job, start: RunStart, *, now_ms: int) -> int:
         """Put a run on record; its id."""
         with self._database.write() as connection:
+            if self.is_shared:
+                # Numbers of runs are committed in their order: who has seen one (`offerable`) has seen those before it.
+                connection.exec_driver_sql("LOCK TABLE runs IN SHARE ROW EXCLUSIVE MODE")
             result = connection.execute(
                 sa.insert(_runs).values(
                     job_id=job.id,
@@ -240,6 +319,7 @@ class Ledger:
             )
             return attempts.inserted(result)
 
+    @once_more
     def end_run(self, run_id: int, *, exit_code: int, reason: str | None, now_ms: int) -> None:
         """A run has ended, and why."""
         with self._database.write() as connection:
@@ -249,16 +329,19 @@ class Ledger:
 
     # -- reads ----------------------------------------------------------------------------------
 
+    @once_more
     def todo(self, job: Job, after_position: int, limit: int) -> list[Todo]:
         """The next planned tasks in the manifest's order."""
         with self._database.read() as connection:
             return queries.todos(connection, job, after_position, limit)
 
+    @once_more
     def orphans(self, job: Job, limit: int) -> list[Orphan]:
         """Tasks that a dead run left running."""
         with self._database.read() as connection:
             return queries.orphans(connection, job, limit)
 
+    @once_more
     def spending(
         self, job: Job, *, simulated: bool, since_ms: int | None = None, run_id: int | None = None
     ) -> Spending:
@@ -271,36 +354,43 @@ class Ledger:
             knows = self._database.knows(_BATCHES)
             return queries.spending(connection, job_id=job.id, simulated=simulated, since_ms=since_ms, batches=knows)
 
+    @once_more
     def doubt_found(self, run_id: int, *, simulated: bool) -> int:
         """What a run has put on record as in doubt, a dead run's requests included."""
         with self._database.read() as connection:
             return queries.doubt_found(connection, run_id=run_id, simulated=simulated)
 
+    @once_more
     def statuses(self, job: Job) -> dict[Status, int]:
         """How many wanted tasks are in each status."""
         with self._database.read() as connection:
             return queries.statuses(connection, job)
 
+    @once_more
     def reused(self, job: Job) -> int:
         """How many wanted tasks were taken over from another job."""
         with self._database.read() as connection:
             return queries.reused(connection, job)
 
+    @once_more
     def requests(self, run_id: int) -> tuple[int, int]:
         """How many requests a run has made, and how many of them brought an image."""
         with self._database.read() as connection:
             return queries.requests(connection, run_id)
 
+    @once_more
     def costs(self, by: By, job: Job | None) -> list[dict[str, Any]]:
         """Spending grouped by one thing."""
         with self._database.read() as connection:
             return queries.costs(connection, by, job)
 
+    @once_more
     def problems(self, job: Job, limit: int = 10) -> list[dict[str, Any]]:
         """Why wanted tasks are not done."""
         with self._database.read() as connection:
             return queries.problems(connection, job, limit)
 
+    @once_more
     def last_run(self, job: Job) -> dict[str, Any] | None:
         """The newest run of a job."""
         with self._database.read() as connection:
@@ -309,8 +399,12 @@ class Ledger:
     @contextmanager
     def export(self, job: Job) -> Iterator[Iterator[dict[str, Any]]]:
         """A stream of every wanted task; one snapshot for the whole block."""
-        with self._database.read() as connection:
-            yield exports.export(connection, job, knows_batches=self._database.knows(_BATCHES))
+        knows_batches = self._database.knows(_BATCHES)
+        with (
+            self._database.read() as connection,
+            closing(exports.export(connection, job, knows_batches=knows_batches)) as stream,
+        ):
+            yield stream
 
     @contextmanager
     def tiles(self, job: Job, task_ids: Sequence[int] | None = None) -> Iterator[Iterator[Tile]]:
@@ -323,6 +417,7 @@ class Ledger:
         ):
             yield stream
 
+    @once_more
     def relatives(self, job: Job) -> list[Relative]:
         """What the job's images were made again from, and what they became."""
         if not self._database.knows(_LOOKING):
@@ -330,23 +425,19 @@ class Ledger:
         with self._database.read() as connection:
             return list(tiles.relatives(connection, job))
 
+    @once_more
     def link_origins(self, job: Job, origins: Mapping[str, Sequence[str]], *, of_job: str, now_ms: int) -> int:
         """Put on record which images (by key) the job's prompts (by id) are made again from; how many were found."""
         with self._database.write() as connection:
             return tiles.link(connection, job, origins, of_job=of_job, now_ms=now_ms)
 
     def check(self, *, deep: bool = False) -> list[str]:
-        """What SQLite's own integrity and foreign key checks complain of; `deep` looks at the indices as well."""
-        pragma = sa.text("PRAGMA integrity_check" if deep else "PRAGMA quick_check")
-        with self._database.read() as connection:
-            integrity = [str(row[0]) for row in connection.execute(pragma)]
-            foreign = [
-                f"broken reference in {row[0]}" for row in connection.execute(sa.text("PRAGMA foreign_key_check"))
-            ]
-        return [line for line in integrity if line != "ok"] + foreign
+        """What the database's own checks complain of; `deep` takes as long as the ledger is large."""
+        return self._database.check(deep=deep)
 
     # -- what is on record of assets, for whoever looks at their files ---------------------------
 
+    @once_more
     def totals(self, job: Job) -> tuple[int, int]:
         """How many assets a job has on record, and their bytes; also those that it no longer wants."""
         with self._database.read() as connection:
@@ -356,13 +447,13 @@ class Ledger:
         """Every asset of a job, read in pages; also those that it no longer wants."""
         last = 0
         while True:
-            with self._database.read() as connection:
-                page = audit.assets(connection, last, CHUNK)
+            page = self._read(audit.assets, last, CHUNK)
             if not page:
                 return
             last = page[-1].asset_id
             yield from (item for item in page if item.job == job.name)
 
+    @once_more
     def assets_of(self, asset_ids: Sequence[int]) -> list[Recorded]:
         """These assets (at most CHUNK), as far as they are still on record."""
         with self._database.read() as connection:
@@ -371,14 +462,16 @@ class Ledger:
     @contextmanager
     def same_bytes(self, digests: Sequence[str]) -> Iterator[Iterator[Recorded]]:
         """A stream of the assets of any job with one of these hashes (at most CHUNK of them)."""
-        with self._database.read() as connection:
-            yield audit.same_bytes(connection, digests)
+        with self._database.read() as connection, closing(audit.same_bytes(connection, digests)) as stream:
+            yield stream
 
+    @once_more
     def recorded(self, job: Job, paths: Sequence[str]) -> set[str]:
         """Those of these paths (at most CHUNK) at which an asset is, or is about to be, on record."""
         with self._database.read() as connection:
             return audit.recorded(connection, job.id, paths)
 
+    @once_more
     def paid(self, asset_ids: Sequence[int]) -> list[Paid]:
         """What these assets (at most CHUNK) were asked for and have cost."""
         with self._database.read() as connection:
@@ -387,11 +480,12 @@ class Ledger:
     @contextmanager
     def contradictions(self, job: Job) -> Iterator[Iterator[Contradiction]]:
         """A stream of what cannot all be true of a job; one snapshot for the whole block."""
-        with self._database.read() as connection:
-            yield audit.contradictions(connection, job)
+        with self._database.read() as connection, closing(audit.contradictions(connection, job)) as stream:
+            yield stream
 
     # -- what recovery finds --------------------------------------------------------------------
 
+    @once_more
     def lose(self, orphan: Orphan, answer: Answer, *, now_ms: int) -> None:
         """A dead run's attempt may have been billed, and left no image."""
         with self._database.write() as connection:
@@ -399,31 +493,37 @@ class Ledger:
                 connection, orphan.attempt_id, task_id=orphan.task_id, answer=answer, try_again=False, now_ms=now_ms
             )
 
+    @once_more
     def found(self, orphan: Orphan, file: File) -> None:
         """A dead run's image is whole, and about to get the name that `file` gives."""
         with self._database.write() as connection:
             attempts.found(connection, orphan.attempt_id, file)
 
+    @once_more
     def adopt(self, orphan: Orphan, file: File, *, now_ms: int) -> None:
         """A dead run's image was found whole on disk."""
         with self._database.write() as connection:
             attempts.adopted(connection, orphan, file, now_ms=now_ms)
 
+    @once_more
     def reuse(self, item: Reusable, file: File, *, now_ms: int) -> None:
         """Another job's image serves this task as well."""
         with self._database.write() as connection:
             attempts.reused(connection, item, file, now_ms=now_ms)
 
+    @once_more
     def asset_at(self, path: str) -> int | None:
         """The asset that is recorded at `path` (relative to the output folder)."""
         with self._database.read() as connection:
             return attempts.asset_at(connection, path)
 
+    @once_more
     def asset_path(self, asset_id: int) -> str:
         """Where an asset lies now."""
         with self._database.read() as connection:
             return attempts.asset_path(connection, asset_id)
 
+    @once_more
     def asset_moved(self, asset_id: int, path: str) -> None:
         """An asset lies elsewhere now."""
         with self._database.write() as connection:
@@ -431,11 +531,13 @@ class Ledger:
 
     # -- edits ----------------------------------------------------------------------------------
 
+    @once_more
     def has_inputs(self, job: Job) -> bool:
         """Whether anything that the job wants starts, or once started, from an image."""
         with self._database.read() as connection:
             return edits.has_inputs(connection, job.id)
 
+    @once_more
     def seen_edits(self, *, simulated: bool, limit: int = 200) -> list[Seen]:
         """What the newest edits took, whichever job they were of."""
         with self._database.read() as connection:
@@ -443,6 +545,7 @@ class Ledger:
 
     # -- asked by a person ----------------------------------------------------------------------
 
+    @once_more
     def retry(self, job: Job, status: Status, code: str | None) -> int:
         """Make failed, refused or in-doubt tasks planned again; how many there were."""
         change = sa.update(_tasks).where(
@@ -457,6 +560,7 @@ class Ledger:
                 enrol.mark(connection, job.id, offered_run=0)
             return count
 
+    @once_more
     def gone(self, lost: Sequence[Recorded]) -> None:
         """The files of these assets are lost: their tasks are planned again, all of them or none."""
         with self._database.write() as connection:

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runner.ledger.database import Database
+from runner.ledger.database import Database, once_more
 from runner.ledger.queries import DAY_MS
 from runner.ledger.renditions import THUMBNAIL
 from runner.ledger.tables import metadata
@@ -95,6 +95,7 @@ class Nights:
         self._database = database
         self._known = known
 
+    @once_more
     def night(self, job: Job, run_id: int | None, *, glimpses: int) -> Night | None:
         """One run of a job, its newest if `run_id` is None, with up to so many `glimpses`; None if there is none."""
         query = sa.select(_runs).where(_runs.c.job_id == job.id).order_by(_runs.c.id.desc()).limit(1)
@@ -113,12 +114,14 @@ class Nights:
                 _glimpses(connection, mine, glimpses, thumbnails=self._known),
             )
 
+    @once_more
     def run_ids(self, job: Job, limit: int) -> list[int]:
         """The newest runs of a job, the newest first."""
         query = sa.select(_runs.c.id).where(_runs.c.job_id == job.id).order_by(_runs.c.id.desc()).limit(limit)
         with self._database.read() as connection:
             return list(connection.scalars(query))
 
+    @once_more
     def spent_by_day(self, job: Job | None, since_day: int) -> list[Day]:
         """What each day has cost since `since_day`, real and simulated apart; of all jobs if `job` is None."""
         day = (_attempts.c.begun_ms - _attempts.c.begun_ms % DAY_MS) / DAY_MS
@@ -139,6 +142,7 @@ class Nights:
         with self._database.read() as connection:
             return [Day(**row) for row in connection.execute(query).mappings()]
 
+    @once_more
     def images_by_minute(self, job: Job | None) -> Pace | None:
         """How quick the newest run was that brought images (of a job, or of any); None if none ever did."""
         saved = _attempts.c.outcome == "saved"
@@ -180,9 +184,9 @@ def _groups(connection: sa.Connection, mine: sa.ColumnElement[bool]) -> tuple[Gr
         .join(_tasks, _tasks.c.id == _attempts.c.task_id)
         .where(mine)
         .group_by(_attempts.c.model, _tasks.c.size, _tasks.c.quality)
-        .order_by(sa.desc("images"), _attempts.c.model, _tasks.c.size, _tasks.c.quality)
     )
-    return tuple(Group(**row) for row in rows.mappings())
+    found = (Group(**row) for row in rows.mappings())
+    return tuple(sorted(found, key=lambda each: (-each.images, each.model, each.size, each.quality)))
 
 
 def _minutes(connection: sa.Connection, mine: sa.ColumnElement[bool]) -> tuple[tuple[int, int], ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.ledger import edits
+from runner.ledger.statements import aside
 from runner.ledger.tables import metadata
 from runner.ledger.types import By, Job, Orphan, Spending, Todo, status_of
 from runner.tasks import NOT_SENT, REQUEST_FIELDS, ImageRequest, Status
@@ -45,7 +46,7 @@ def reused(connection: sa.Connection, job: Job) -> int:
     return int(
         connection.execute(
             sa.select(sa.func.count()).where(
-                _tasks.c.id.in_(taken), _tasks.c.job_id + 0 == job.id, _tasks.c.revision == job.revision
+                _tasks.c.id.in_(taken), aside(_tasks.c.job_id) == job.id, _tasks.c.revision == job.revision
             )
         ).scalar_one()
     )
@@ -139,9 +140,9 @@ def spending(
     if not batches:
         return Spending(int(settled), int(doubt))
     # The index of what is open has all that is asked; as they are, these columns would be looked up in another.
-    is_open = [of_job, _attempts.c.outcome.is_(None), (_attempts.c.batch_row + 0).is_not(None)]
+    is_open = [of_job, _attempts.c.outcome.is_(None), aside(_attempts.c.batch_row).is_not(None)]
     if since_ms is not None:
-        is_open.append(_attempts.c.begun_ms + 0 >= since_ms)
+        is_open.append(aside(_attempts.c.begun_ms) >= since_ms)
     reserved = sa.select(_sum(_attempts.c.reserved_microusd)).where(*is_open)
     return Spending(int(settled), int(doubt), int(connection.execute(reserved).scalar_one()))
 

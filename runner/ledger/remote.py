@@ -9,9 +9,17 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from runner.ledger.bulk import Bulk
 from runner.ledger.tables import metadata
 
 _remote = metadata.tables["remote_files"]
+
+_ADD = Bulk(
+    "remote_files",
+    ("base_url", "identity", "file_id", "created_ms", "expires_ms"),
+    # Of two hosts that have uploaded it at once, either may be named.
+    conflict="(base_url, identity) DO NOTHING",
+)
 
 
 def remote_files(connection: sa.Connection, base_url: str, identities: Sequence[str], good_ms: int) -> dict[str, str]:
@@ -32,8 +40,4 @@ def remember(
     """An input lies at a provider now."""
     where = sa.and_(_remote.c.base_url == base_url, _remote.c.identity == identity)
     connection.execute(sa.delete(_remote).where(where))
-    connection.execute(
-        sa.insert(_remote).values(
-            base_url=base_url, identity=identity, file_id=file_id, created_ms=now_ms, expires_ms=expires_ms
-        )
-    )
+    _ADD(connection, [(base_url, identity, file_id, now_ms, expires_ms)])

@@ -10,7 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runner.ledger.database import Database
+from runner.ledger.bulk import Bulk
+from runner.ledger.database import Database, once_more
+from runner.ledger.statements import aside
 from runner.ledger.tables import metadata
 from runner.ledger.types import Job, Lacking, Rendition, Wanting
 from runner.planner import CHUNK, chunks
@@ -20,6 +22,14 @@ _tasks = metadata.tables["tasks"]
 _assets = metadata.tables["assets"]
 _edits = metadata.tables["edits"]
 _renditions = metadata.tables["renditions"]
+
+_FACTS = ("recipe", "asset_sha256", "task_name", "path", "sha256", "bytes", "created_ms")
+_ADD = Bulk(
+    "renditions",
+    ("task_id", "kind", *_FACTS),
+    # Where another host has put its own on record since that was removed.
+    conflict=f"(task_id, kind) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _FACTS)}",
+)
 
 COMPOSITE = "composite"
 """The kind of rendition that pastes an answer onto its original."""
@@ -33,43 +43,47 @@ class Renditions:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @once_more
     def newest_asset(self) -> int:
         """The newest asset of any job; 0 without one."""
         with self._database.read() as connection:
             return int(connection.scalar(sa.select(sa.func.max(_assets.c.id))) or 0)
 
+    @once_more
     def composites_wanted(self, job: Job, after_asset: int, limit: int) -> list[Wanting]:
         """Done tasks that lack their composite, by asset, from after `after_asset`: what is made later comes later."""
         with self._database.read() as connection:
             return _composites_wanted(connection, job, after_asset, limit)
 
+    @once_more
     def lacking(self, job: Job, kinds: Mapping[str, str], after_asset: int, limit: int) -> list[Lacking]:
         """Done tasks that lack any of these kinds (with the digest of its recipe), as `composites_wanted`."""
         with self._database.read() as connection:
             return _lacking(connection, job, kinds, after_asset, limit)
 
+    @once_more
     def made(self, renditions: Sequence[Rendition], *, now_ms: int) -> None:
         """These files lie at their paths; they take the place of those of the same kind."""
         if not renditions:
             return
         with self._database.write() as connection:
-            for one in renditions:
+            for one in sorted(renditions, key=lambda one: (one.task_id, one.kind)):
                 mine = sa.and_(_renditions.c.task_id == one.task_id, _renditions.c.kind == one.kind)
                 connection.execute(sa.delete(_renditions).where(mine))
-            connection.execute(
-                sa.insert(_renditions),
+            _ADD(
+                connection,
                 [
-                    {
-                        "task_id": one.task_id,
-                        "kind": one.kind,
-                        "recipe": one.recipe,
-                        "asset_sha256": one.asset_sha256,
-                        "task_name": one.task_name,
-                        "path": one.path,
-                        "sha256": one.sha256,
-                        "bytes": one.bytes,
-                        "created_ms": now_ms,
-                    }
+                    (
+                        one.task_id,
+                        one.kind,
+                        one.recipe,
+                        one.asset_sha256,
+                        one.task_name,
+                        one.path,
+                        one.sha256,
+                        one.bytes,
+                        now_ms,
+                    )
                     for one in renditions
                 ],
             )
@@ -82,7 +96,7 @@ class Renditions:
                 rows = connection.execute(
                     sa.select(_renditions.c.id, _renditions.c.path, _renditions.c.bytes)
                     .join(_tasks, _tasks.c.id == _renditions.c.task_id)
-                    .where(_renditions.c.id > last, _tasks.c.job_id + 0 == job.id)
+                    .where(_renditions.c.id > last, aside(_tasks.c.job_id) == job.id)
                     .order_by(_renditions.c.id)
                     .limit(CHUNK)
                 )
@@ -92,12 +106,14 @@ class Renditions:
             last = page[-1][0]
             yield page
 
+    @once_more
     def forget(self, rendition_ids: Sequence[int]) -> None:
         """These files are not there any more: they are wanted again."""
         with self._database.write() as connection:
             for page in chunks(rendition_ids, CHUNK):
                 connection.execute(sa.delete(_renditions).where(_renditions.c.id.in_(page)))
 
+    @once_more
     def owners(self, paths: Sequence[str]) -> dict[str, set[tuple[int, str]]]:
         """The tasks, and the kinds, whose rendition is on record at one of these paths and named as they are."""
         found: dict[str, set[tuple[int, str]]] = {}
@@ -112,6 +128,7 @@ class Renditions:
                     found.setdefault(path, set()).add((task_id, kind))
         return found
 
+    @once_more
     def count_lacking(self, job: Job, kinds: Mapping[str, str]) -> int:
         """How many done tasks lack any of these kinds."""
         if not kinds:
@@ -207,7 +224,7 @@ def _done_after(job: Job, after_asset: int) -> Sequence[sa.ColumnElement[bool]]:
     """The job's wanted and done tasks, by assets, so that a large ledger is read from where it was left."""
     return (
         _assets.c.id > after_asset,
-        _tasks.c.job_id + 0 == job.id,
+        aside(_tasks.c.job_id) == job.id,
         _tasks.c.revision == job.revision,
         _tasks.c.status == Status.DONE,
     )

@@ -11,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from runner.errors import InputError
-from runner.ledger.attempts import inserted
-from runner.ledger.database import Database
+from runner.ledger.bulk import Bulk
+from runner.ledger.database import Database, once_more
 from runner.ledger.tables import metadata
 from runner.ledger.types import Job
 from runner.ledger.views import Choice, NewChoice
@@ -22,6 +22,24 @@ _tasks = metadata.tables["tasks"]
 _assets = metadata.tables["assets"]
 _choices = metadata.tables["choices"]
 
+_ADD = Bulk(
+    "choices",
+    (
+        "job_id",
+        "token",
+        "reviewer",
+        "left_task",
+        "left_sha256",
+        "right_task",
+        "right_sha256",
+        "verdict",
+        "stars",
+        "blind",
+        "created_ms",
+    ),
+    conflict="(token) DO NOTHING",
+)
+
 
 class Reviews:
     """Every method is one transaction. `known` False: this ledger is of an older version, and nothing was chosen."""
@@ -30,6 +48,7 @@ class Reviews:
         self._database = database
         self._known = known
 
+    @once_more
     def add(self, job: Job, new: NewChoice, *, now_ms: int) -> Choice:
         """Put a choice on record; one with a token that is known already is the one on record, and nothing is added.
 
@@ -37,36 +56,42 @@ class Reviews:
             InputError: an image is none of the job's, or not there.
         """
         with self._database.write() as connection:
-            known = connection.scalar(sa.select(_choices.c.id).where(_choices.c.token == new.token))
-            if known is None:
+            is_known = sa.select(_choices.c.id).where(_choices.c.token == new.token)
+            if connection.scalar(is_known) is None:
                 seen = {side: _image(connection, job, side) for side in (new.left, new.right) if side is not None}
-                result = connection.execute(
-                    sa.insert(_choices).values(
-                        job_id=job.id,
-                        token=new.token,
-                        reviewer=new.reviewer,
-                        left_task=new.left,
-                        left_sha256=seen[new.left],
-                        right_task=new.right,
-                        right_sha256=None if new.right is None else seen[new.right],
-                        verdict=new.verdict,
-                        stars=new.stars,
-                        blind=new.blind,
-                        created_ms=now_ms,
-                    )
+                right_sha256 = None if new.right is None else seen[new.right]
+                _ADD(
+                    connection,
+                    [
+                        (
+                            job.id,
+                            new.token,
+                            new.reviewer,
+                            new.left,
+                            seen[new.left],
+                            new.right,
+                            right_sha256,
+                            new.verdict,
+                            new.stars,
+                            new.blind,
+                            now_ms,
+                        )
+                    ],
                 )
-                known = inserted(result)
-            return _choice(connection.execute(_asked(_choices.c.id == known)).one())
+            return _choice(connection.execute(_asked(_choices.c.token == new.token)).one())
 
     def undo(self, job: Job, reviewer: str, *, now_ms: int) -> Choice | None:
         """Take back the newest choice of this person that counts; None where there is none."""
         with self._database.write() as connection:
             mine = sa.and_(_choices.c.job_id == job.id, _choices.c.reviewer == reviewer, _choices.c.undone_ms.is_(None))
-            row = connection.execute(_asked(mine).order_by(_choices.c.id.desc()).limit(1)).first()
-            if row is None:
-                return None
-            connection.execute(sa.update(_choices).where(_choices.c.id == row.id).values(undone_ms=now_ms))
-            return _choice(row)
+            while True:
+                row = connection.execute(_asked(mine).order_by(_choices.c.id.desc()).limit(1)).first()
+                if row is None:
+                    return None
+                # What the same person has taken back elsewhere in this moment is not taken back once more.
+                change = sa.update(_choices).where(_choices.c.id == row.id, _choices.c.undone_ms.is_(None))
+                if connection.execute(change.values(undone_ms=now_ms)).rowcount:
+                    return _choice(row)
 
     def all(self, job: Job) -> Iterator[Choice]:
         """Every choice that counts, oldest first, read in pages."""

@@ -18,9 +18,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from runner.errors import LedgerError
+from runner.ledger.places import Place
 from runner.ledger.tables import metadata
 
-HEAD: Final = "0005"
+HEAD: Final = "0006"
 """The schema's version that this code reads and writes: the newest of `migrations/versions`."""
 QUICK_CHECK_BYTES: Final = 16 << 20
 """Up to this size all of a ledger is checked when it is opened to run."""
@@ -80,15 +81,20 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 def version(connection: sa.Connection, path: Path) -> str | None:
-    """The schema's version, None for an empty database.
-
-    Raises:
-        LedgerError: the database of something else, from a newer version, or without what this version has.
-    """
+    """The version of the schema in a file, None for an empty database; see `judged`."""
     query = "SELECT m.name, c.name FROM sqlite_master m LEFT JOIN pragma_table_info(m.name) c WHERE m.type = 'table'"
     columns: dict[str, set[str]] = {}
     for table, column in connection.execute(sa.text(query)):
         columns.setdefault(table, set()).add(column)
+    return judged(columns, connection, path)
+
+
+def judged(columns: dict[str, set[str]], connection: sa.Connection, path: Place) -> str | None:
+    """The schema's version from its tables, each with its columns; None where there are none.
+
+    Raises:
+        LedgerError: the database of something else, from a newer version, or without what this version has.
+    """
     if not columns:
         return None
     if not columns.keys() >= _OURS:
@@ -101,7 +107,7 @@ def version(connection: sa.Connection, path: Path) -> str | None:
             hint="upgrade runner; nothing was changed",
         )
     if not text.isdecimal() or not 1 <= int(text) <= int(HEAD):
-        raise LedgerError(f"the ledger {path} is damaged: it does not say which version it is of", hint=_KEEP)
+        raise LedgerError(f"the ledger {path} is damaged: it does not say which version it is of", hint=_kept(path))
     if text == HEAD:
         _complete(columns, path)
     return text
@@ -152,6 +158,56 @@ def belongs(connection: sa.Connection, alone: sa.Connection, path: Path) -> None
         )
 
 
+def catalog_check(connection: sa.Connection, *, deep: bool) -> list[str]:
+    """What the catalog of a server tells of indices, rules, counters and settings on which a ledger cannot rely.
+
+    `deep` looks for references to rows that are not there, table by table.
+    """
+    told = [
+        f"the index {name} is not valid"
+        for (name,) in connection.execute(
+            sa.text(
+                "SELECT c.relname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid"
+                " WHERE NOT i.indisvalid AND c.relnamespace = CAST(current_schema() AS regnamespace)"
+            )
+        )
+    ]
+    told += [
+        f"the rule {name} was never checked"
+        for (name,) in connection.execute(
+            sa.text(
+                "SELECT conname FROM pg_catalog.pg_constraint"
+                " WHERE NOT convalidated AND connamespace = CAST(current_schema() AS regnamespace)"
+            )
+        )
+    ]
+    for table in metadata.sorted_tables:
+        key = table.autoincrement_column
+        if key is None:
+            continue
+        counter = sa.func.pg_sequence_last_value(
+            sa.func.to_regclass(sa.func.pg_get_serial_sequence(table.name, key.name))
+        )
+        newest, last = connection.execute(sa.select(sa.func.max(key), counter)).one()
+        if newest is not None and newest > (last or 0):
+            told.append(f"the counter of {table.name} is behind its rows")
+    if deep:
+        told += [f"broken reference in {name}" for name in _broken(connection)]
+    return told
+
+
+def _broken(connection: sa.Connection) -> list[str]:
+    found = []
+    for table in metadata.sorted_tables:
+        for key in table.foreign_keys:
+            other = key.column.table.alias("other")
+            lacks = sa.select(sa.literal(1)).select_from(table).where(key.parent.is_not(None))
+            lacks = lacks.where(~sa.exists().where(other.c[key.column.name] == key.parent)).limit(1)
+            if connection.execute(lacks).first() is not None:
+                found.append(table.name)
+    return found
+
+
 def _only_files(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise LedgerError(
@@ -178,13 +234,17 @@ def _kind(mode: int) -> str:
     return "a device or a socket"
 
 
-def _complete(columns: dict[str, set[str]], path: Path) -> None:
+def _complete(columns: dict[str, set[str]], path: Place) -> None:
     for name, table in metadata.tables.items():
         if name not in columns:
-            raise LedgerError(f"the ledger {path} is damaged: its table {name} is missing", hint=_KEEP)
+            raise LedgerError(f"the ledger {path} is damaged: its table {name} is missing", hint=_kept(path))
         missing = sorted({column.name for column in table.columns} - columns[name])
         if missing:
-            raise LedgerError(f"the ledger {path} is damaged: {name} lacks {', '.join(missing)}", hint=_KEEP)
+            raise LedgerError(f"the ledger {path} is damaged: {name} lacks {', '.join(missing)}", hint=_kept(path))
+
+
+def _kept(place: Place) -> str:
+    return _KEEP if isinstance(place, Path) else "restore the database from a backup: nothing was overwritten"
 
 
 def _logged(wal: Path, first: int, last: int, page_bytes: int) -> bool:

@@ -6,7 +6,18 @@ through Core statements. Times are milliseconds since 1970 (UTC), money is micro
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 from runner.tasks import NOT_SENT, Status
@@ -18,12 +29,29 @@ VERDICTS = ("left", "right", "both", "neither", "stars")
 BATCH_STATES = ("preparing", "sealed", "uploaded", "creating", "submitted", "collected", "dissolved")
 
 
+NUMBER = BigInteger().with_variant(Integer, "sqlite")
+"""The type of what counts rows: SQLite numbers its rows by itself where it is INTEGER, which is as large there."""
+
+
+def _id() -> Column[int]:
+    return Column(NUMBER, primary_key=True)
+
+
+def _link(target: str, *, nullable: bool = False, unique: bool | None = None) -> Column[int]:
+    return Column(NUMBER, ForeignKey(target), nullable=nullable, unique=unique)
+
+
 def _big(*, nullable: bool = False) -> Column[int]:
     return Column(BigInteger, nullable=nullable)
 
 
 def _mark() -> Column[int]:
     return Column(Integer, nullable=False, server_default="0")
+
+
+def _instant() -> Column[float]:
+    """Seconds since 1970 by the clock that all who share the ledger go by."""
+    return Column(Double, nullable=False, server_default="0")
 
 
 def _text(*, nullable: bool = False) -> Column[str]:
@@ -38,7 +66,7 @@ class JobRow(SQLModel, table=True):
     """A manifest's `name`; everything else hangs under it. `revision` counts the versions of what was wanted."""
 
     __tablename__ = "jobs"
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(default=None, sa_column=_id())
     name: str = Field(sa_column=Column(Text, nullable=False, unique=True))
     manifest_path: str | None = Field(sa_column=_text(nullable=True))
     revision: int = Field(default=0)
@@ -47,8 +75,10 @@ class JobRow(SQLModel, table=True):
     created_ms: int = Field(sa_column=_big())
     tidied_revision: int = Field(default=0, sa_column=_mark())
     """The last revision of which every asset was seen under the name that the manifest gives it."""
-    offered_run: int = Field(default=0, sa_column=_mark())
+    offered_run: int = Field(default=0, sa_column=Column(NUMBER, nullable=False, server_default="0"))
     """Every image that a run of another job up to this one has made was offered to what is planned here."""
+    output: str | None = Field(default=None, sa_column=_text(nullable=True))
+    """The URL of the object store that its files are in; NULL for the folder of whoever runs it."""
 
 
 class RunRow(SQLModel, table=True):
@@ -56,8 +86,8 @@ class RunRow(SQLModel, table=True):
 
     __tablename__ = "runs"
     __table_args__ = (Index("ix_runs_job", "job_id", "id"),)
-    id: int | None = Field(default=None, primary_key=True)
-    job_id: int = Field(foreign_key="jobs.id")
+    id: int | None = Field(default=None, sa_column=_id())
+    job_id: int = Field(sa_column=_link("jobs.id"))
     provider: str
     base_url: str | None = None
     simulated: bool
@@ -76,7 +106,7 @@ class PromptRow(SQLModel, table=True):
     """The text of a prompt, kept once however many variants it has. `digest` is SHA-256 of the text, in hex."""
 
     __tablename__ = "prompts"
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(default=None, sa_column=_id())
     digest: str = Field(sa_column=Column(Text, nullable=False, unique=True))
     text: str = Field(sa_column=_text())
 
@@ -89,7 +119,7 @@ class EditRow(SQLModel, table=True):
     """
 
     __tablename__ = "edits"
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(default=None, sa_column=_id())
     digest: str = Field(sa_column=Column(Text, nullable=False, unique=True))
     spec: str = Field(sa_column=_text())
     composite: str | None = Field(default=None, sa_column=_text(nullable=True))
@@ -100,8 +130,8 @@ class InputRow(SQLModel, table=True):
 
     __tablename__ = "inputs"
     __table_args__ = (UniqueConstraint("job_id", "identity", name="uq_inputs_job_identity"),)
-    id: int | None = Field(default=None, primary_key=True)
-    job_id: int = Field(foreign_key="jobs.id")
+    id: int | None = Field(default=None, sa_column=_id())
+    job_id: int = Field(sa_column=_link("jobs.id"))
     identity: str = Field(sa_column=_text())
     recipe: str = Field(sa_column=_text())
 
@@ -116,14 +146,14 @@ class TaskRow(SQLModel, table=True):
         CheckConstraint("sample >= 1", name="ck_tasks_sample"),
         Index("ix_tasks_todo", "job_id", "revision", "status", "position"),
     )
-    id: int | None = Field(default=None, primary_key=True)
-    job_id: int = Field(foreign_key="jobs.id")
+    id: int | None = Field(default=None, sa_column=_id())
+    job_id: int = Field(sa_column=_link("jobs.id"))
     key: str = Field(sa_column=_text())
     revision: int
     position: int
     status: str
     prompt_id: str = Field(sa_column=_text())
-    prompt_row: int = Field(foreign_key="prompts.id")
+    prompt_row: int = Field(sa_column=_link("prompts.id"))
     model: str
     size: str
     quality: str
@@ -136,7 +166,7 @@ class TaskRow(SQLModel, table=True):
     name: str = Field(sa_column=_text())
     error_code: str | None = Field(default=None, sa_column=_text(nullable=True))
     error_message: str | None = Field(default=None, sa_column=_text(nullable=True))
-    edit_row: int | None = Field(default=None, foreign_key="edits.id")
+    edit_row: int | None = Field(default=None, sa_column=_link("edits.id", nullable=True))
     """NULL for an image that starts from nothing."""
 
 
@@ -153,9 +183,9 @@ class BatchRow(SQLModel, table=True):
         _partial("ix_batches_open", "state NOT IN ('collected', 'dissolved')", "job_id"),
         Index("ix_batches_job", "job_id", "id"),
     )
-    id: int | None = Field(default=None, primary_key=True)
-    job_id: int = Field(foreign_key="jobs.id")
-    run_id: int = Field(foreign_key="runs.id")
+    id: int | None = Field(default=None, sa_column=_id())
+    job_id: int = Field(sa_column=_link("jobs.id"))
+    run_id: int = Field(sa_column=_link("runs.id"))
     provider: str
     base_url: str | None = Field(default=None, sa_column=_text(nullable=True))
     simulated: bool
@@ -192,7 +222,7 @@ class RemoteFileRow(SQLModel, table=True):
 
     __tablename__ = "remote_files"
     __table_args__ = (UniqueConstraint("base_url", "identity", name="uq_remote_files_place"),)
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(default=None, sa_column=_id())
     base_url: str = Field(sa_column=_text())
     identity: str = Field(sa_column=_text())
     file_id: str = Field(sa_column=_text())
@@ -259,10 +289,10 @@ class AttemptRow(SQLModel, table=True):
             "outcome",
         ),
     )
-    id: int | None = Field(default=None, primary_key=True)
-    task_id: int = Field(foreign_key="tasks.id")
-    run_id: int = Field(foreign_key="runs.id")
-    job_id: int = Field(foreign_key="jobs.id")
+    id: int | None = Field(default=None, sa_column=_id())
+    task_id: int = Field(sa_column=_link("tasks.id"))
+    run_id: int = Field(sa_column=_link("runs.id"))
+    job_id: int = Field(sa_column=_link("jobs.id"))
     model: str
     simulated: bool
     begun_ms: int = Field(sa_column=_big())
@@ -287,8 +317,8 @@ class AttemptRow(SQLModel, table=True):
     received_sha256: str | None = None
     received_bytes: int | None = Field(default=None, sa_column=_big(nullable=True))
     received_path: str | None = Field(default=None, sa_column=_text(nullable=True))
-    batch_row: int | None = Field(default=None, foreign_key="batches.id")
-    collected_run: int | None = Field(default=None, foreign_key="runs.id")
+    batch_row: int | None = Field(default=None, sa_column=_link("batches.id", nullable=True))
+    collected_run: int | None = Field(default=None, sa_column=_link("runs.id", nullable=True))
 
 
 class AssetRow(SQLModel, table=True):
@@ -304,10 +334,10 @@ class AssetRow(SQLModel, table=True):
         CheckConstraint("length(sha256) = 64", name="ck_assets_sha256"),
         _partial("ix_assets_reused", "reused_from IS NOT NULL", "reused_from", "task_id"),
     )
-    id: int | None = Field(default=None, primary_key=True)
-    task_id: int = Field(sa_column=Column(ForeignKey("tasks.id"), nullable=False, unique=True))
-    attempt_id: int | None = Field(default=None, foreign_key="attempts.id")
-    reused_from: int | None = Field(default=None, foreign_key="assets.id")
+    id: int | None = Field(default=None, sa_column=_id())
+    task_id: int = Field(sa_column=_link("tasks.id", unique=True))
+    attempt_id: int | None = Field(default=None, sa_column=_link("attempts.id", nullable=True))
+    reused_from: int | None = Field(default=None, sa_column=_link("assets.id", nullable=True))
     path: str = Field(sa_column=Column(Text, nullable=False, unique=True))
     sha256: str
     bytes: int = Field(sa_column=_big())
@@ -332,8 +362,8 @@ class RenditionRow(SQLModel, table=True):
         CheckConstraint("bytes > 0", name="ck_renditions_bytes"),
         Index("ix_renditions_path", "path"),
     )
-    id: int | None = Field(default=None, primary_key=True)
-    task_id: int = Field(foreign_key="tasks.id")
+    id: int | None = Field(default=None, sa_column=_id())
+    task_id: int = Field(sa_column=_link("tasks.id"))
     kind: str
     recipe: str
     asset_sha256: str
@@ -358,13 +388,13 @@ class ChoiceRow(SQLModel, table=True):
         CheckConstraint("(verdict = 'stars') = (right_task IS NULL)", name="ck_choices_sides"),
         Index("ix_choices_job", "job_id", "id"),
     )
-    id: int | None = Field(default=None, primary_key=True)
-    job_id: int = Field(foreign_key="jobs.id")
+    id: int | None = Field(default=None, sa_column=_id())
+    job_id: int = Field(sa_column=_link("jobs.id"))
     token: str = Field(sa_column=Column(Text, nullable=False, unique=True))
     reviewer: str = Field(sa_column=_text())
-    left_task: int = Field(foreign_key="tasks.id")
+    left_task: int = Field(sa_column=_link("tasks.id"))
     left_sha256: str
-    right_task: int | None = Field(default=None, foreign_key="tasks.id")
+    right_task: int | None = Field(default=None, sa_column=_link("tasks.id", nullable=True))
     right_sha256: str | None = None
     verdict: str
     stars: int | None = None
@@ -381,11 +411,84 @@ class OriginRow(SQLModel, table=True):
         UniqueConstraint("task_id", "origin_task", name="uq_origins_pair"),
         Index("ix_origins_origin", "origin_task"),
     )
-    id: int | None = Field(default=None, primary_key=True)
-    task_id: int = Field(foreign_key="tasks.id")
-    origin_task: int = Field(foreign_key="tasks.id")
+    id: int | None = Field(default=None, sa_column=_id())
+    task_id: int = Field(sa_column=_link("tasks.id"))
+    origin_task: int = Field(sa_column=_link("tasks.id"))
     origin_sha256: str
     created_ms: int = Field(sa_column=_big())
+
+
+class CapRow(SQLModel, table=True):
+    """What all jobs of this ledger together may spend in each period; there is one row, or none."""
+
+    __tablename__ = "caps"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="ck_caps_one"),
+        CheckConstraint("microusd >= 0", name="ck_caps_amount"),
+        CheckConstraint("per IN ('ever', 'day', 'month')", name="ck_caps_per"),
+    )
+    id: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    per: str
+    microusd: int = Field(sa_column=_big())
+    set_ms: int = Field(sa_column=_big())
+
+
+class CapPeriodRow(SQLModel, table=True):
+    """What counts against the cap in one period: of what was begun in it, costs, doubts, and what is reserved still."""
+
+    __tablename__ = "cap_periods"
+    __table_args__ = (UniqueConstraint("simulated", "start_ms", name="uq_cap_periods_start"),)
+    id: int | None = Field(default=None, sa_column=_id())
+    simulated: bool
+    start_ms: int = Field(sa_column=_big())
+    end_ms: int = Field(sa_column=_big())
+    committed_microusd: int = Field(sa_column=_big())
+
+
+class PaceRow(SQLModel, table=True):
+    """The gates of one provider key, for every run that shares this ledger. `key` is a digest that does not tell it.
+
+    `images`, `requests` and `tokens` are what goes through each gate in a minute: as much as the fastest living run
+    believes in; NULL where none knows of such a limit. `lead_s` is how far ahead they book. `*_at` is the instant from
+    which a gate owes nothing (GCRA), and `place_at` the one that was answered last. `broke`, `fall`, `passed` and
+    `before` are a `rules.pacing.Tempo`, of which `recovery` and `whole` are the curve. It holds no facts: without its
+    row it begins anew.
+    """
+
+    __tablename__ = "paces"
+    id: int | None = Field(default=None, sa_column=_id())
+    key: str = Field(sa_column=Column(Text, nullable=False, unique=True))
+    images: float | None = None
+    requests: float | None = None
+    tokens: float | None = None
+    lead_s: float
+    place_at: float = Field(sa_column=_instant())
+    images_at: float = Field(sa_column=_instant())
+    requests_at: float = Field(sa_column=_instant())
+    tokens_at: float = Field(sa_column=_instant())
+    hold_until: float = Field(sa_column=_instant())
+    slowed_at: float = Field(sa_column=_instant())
+    broke: float
+    fall: float
+    passed: float
+    before: float
+    recovery: float
+    whole: float
+
+
+class PacedRunRow(SQLModel, table=True):
+    """A run that uses a key: what it believes of each gate, per minute, how far ahead it books; when it said so."""
+
+    __tablename__ = "paced_runs"
+    __table_args__ = (UniqueConstraint("pace_row", "run", name="uq_paced_runs_run"),)
+    id: int | None = Field(default=None, sa_column=_id())
+    pace_row: int = Field(sa_column=_link("paces.id"))
+    run: str
+    images: float | None = None
+    requests: float | None = None
+    tokens: float | None = None
+    lead_s: float
+    seen_at: float = Field(sa_column=_instant())
 
 
 metadata = SQLModel.metadata

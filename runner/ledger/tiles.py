@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
 from functools import lru_cache
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from runner.ledger.bulk import Bulk
 from runner.ledger.renditions import COMPOSITE, THUMBNAIL
+from runner.ledger.statements import aside, streamed
 from runner.ledger.tables import metadata
 from runner.ledger.types import Job, Nonsense, status_of
 from runner.ledger.views import Relative, Tile
@@ -26,6 +27,12 @@ _attempts = metadata.tables["attempts"]
 _assets = metadata.tables["assets"]
 _renditions = metadata.tables["renditions"]
 _origins = metadata.tables["origins"]
+
+_ADD_ORIGIN = Bulk(
+    "origins",
+    ("task_id", "origin_task", "origin_sha256", "created_ms"),
+    conflict="(task_id, origin_task) DO NOTHING",
+)
 
 
 def tiles(
@@ -77,7 +84,7 @@ def tiles(
         query = query.outerjoin(thumbnail, _is_of(thumbnail, THUMBNAIL))
     if task_ids is not None:
         query = query.where(_tasks.c.id.in_(task_ids))
-    with closing(connection.execution_options(stream_results=True, yield_per=500).execute(query)) as found:
+    with streamed(connection, query) as found:
         for row in found.mappings():
             has_edit = bool(row["has_edit"])
             variant, status = _variant(row["variant"]), status_of(row["status"])
@@ -109,13 +116,13 @@ def link(connection: sa.Connection, job: Job, origins: Mapping[str, Sequence[str
         sa.select(_tasks.c.id, _tasks.c.prompt_id).where(_tasks.c.job_id == job.id, _tasks.c.revision == job.revision)
     )
     links = [
-        {"task_id": task_id, "origin_task": found[key][0], "origin_sha256": found[key][1], "created_ms": now_ms}
+        (task_id, *found[key], now_ms)
         for task_id, prompt_id in mine
         for key in origins.get(prompt_id, ())
         if key in found
     ]
     for some in chunks(links, CHUNK):
-        connection.execute(sa.insert(_origins).prefix_with("OR IGNORE"), list(some))
+        _ADD_ORIGIN(connection, some)
     return len(found)
 
 
@@ -153,7 +160,7 @@ def _relatives(
         .outerjoin(_assets, _assets.c.task_id == theirs.c.id)
         .outerjoin(thumbnail, _is_of(thumbnail, THUMBNAIL, theirs))
         # From the few links to their tasks, not from all tasks to their links.
-        .where(mine.c.job_id + 0 == job.id, mine.c.revision == job.revision)
+        .where(aside(mine.c.job_id) == job.id, mine.c.revision == job.revision)
         .order_by(mine.c.position, _origins.c.id)
     )
     for row in rows.mappings():

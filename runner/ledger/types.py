@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal
 
 from runner.errors import Usage
@@ -38,6 +39,8 @@ class Job:
     revision: int
     digest: str | None
     wanted: int
+    output: str | None = None
+    """The URL below which its files lie, None for a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,38 @@ class Begin:
     reserved_microusd: int
     price_version: str
     now_ms: int
+
+
+class Hindrance(StrEnum):
+    """Why a request may not be begun; nothing of it is on record then."""
+
+    SUPERSEDED = "superseded"
+    """A newer run of the same job is on record: this one has lost the job."""
+    ELSEWHERE = "elsewhere"
+    """Another job has made this very image since, or its run is making it now."""
+    CAPPED = "capped"
+    """The ledger's cap could be passed."""
+
+
+CapPer = Literal["ever", "day", "month"]
+"""The periods of a ledger's cap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """What all jobs of a ledger together may spend in each period."""
+
+    per: CapPer
+    microusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What counts against the cap in the period that began at `start_ms`: costs, doubts, and what is reserved."""
+
+    simulated: bool
+    start_ms: int
+    microusd: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +179,8 @@ class Reusable:
     file: File
     model: str
     simulated: bool
+    output: str | None = None
+    """The URL that `file.path` is relative to, None for a folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Group commit: many small changes of the pool, one durable transaction.
 
-Owns the one thread that writes while a run is going. A change is on disk when its method returns; changes that
-arrive while a transaction is being flushed share the next one, so that a flush is paid once for all of them. Each
-change is isolated by a savepoint: one that fails is rolled back alone.
+Owns the thread that writes while a run is going; on a server there are several, because a transaction waits there for
+the way to the server and not for others. A change is on disk when its method returns; changes that arrive while a
+transaction is being flushed share the next one, so that a flush is paid once for all of them. Each change is isolated
+by a savepoint: one that fails is rolled back alone.
 
 What must happen between two changes (an image gets its name after its cost is on record, and before it is done) can be
 handed over as steps, which go on in the same thread: to go back and forth between threads costs more than a change.
@@ -20,9 +21,9 @@ import sqlalchemy as sa
 
 from runner.errors import LedgerError
 from runner.ledger import attempts
-from runner.ledger.database import Database, Write
+from runner.ledger.database import Database, Undone, Write, once_more
 from runner.ledger.failures import rules
-from runner.ledger.types import Answer, Begin, Cost, File
+from runner.ledger.types import Answer, Begin, Cost, File, Hindrance
 from runner.tasks import Event
 
 T = TypeVar("T")
@@ -69,32 +70,51 @@ class Writer:
         self._working: list[_Pending[Any]] = []
         self._arrived = anyio.Event()
         self._closing = False
-        self._limiter = anyio.CapacityLimiter(1)
         self._ended = anyio.Event()
-        self._held = ExitStack()
-        self._write: Write | None = None
 
     async def run(self) -> None:
         """Serve changes until `close`; to be started in a task group. It cannot be cancelled while changes wait."""
         with anyio.CancelScope(shield=True):
-            while True:
-                if not self._waiting and not self._working:
-                    if self._closing:
-                        await anyio.to_thread.run_sync(self._held.close, limiter=self._limiter)
-                        self._ended.set()
-                        return
-                    await self._arrived.wait()
-                    self._arrived = anyio.Event()
-                    continue
-                group = self._waiting[:MAX_GROUP] + self._working[:MAX_STEPS]
-                del self._waiting[:MAX_GROUP], self._working[:MAX_STEPS]
-                await anyio.to_thread.run_sync(self._serve, group, limiter=self._limiter)
-                for pending in group:
-                    pending.done.set()
+            async with anyio.create_task_group() as lanes:
+                for _ in range(self._database.writers):
+                    lanes.start_soon(self._work)
+            self._ended.set()
 
-    async def begin(self, what: Begin) -> int:
-        """`attempts.begin`: the attempt's id, on record before its request leaves."""
-        return int(await self.commit(lambda connection: attempts.begin(connection, what)))
+    async def _work(self) -> None:
+        """One thread's work: whatever waits when it has time."""
+        lane, limiter = _Lane(self._database), anyio.CapacityLimiter(1)
+        while True:
+            if not self._waiting and not self._working:
+                if self._closing:
+                    await anyio.to_thread.run_sync(lane.close, limiter=limiter)
+                    return
+                if self._arrived.is_set():
+                    self._arrived = anyio.Event()
+                await self._arrived.wait()
+                continue
+            group = self._next()
+            await anyio.to_thread.run_sync(lane.serve, group, limiter=limiter)
+            for pending in group:
+                pending.done.set()
+
+    def _next(self) -> list[_Pending[Any]]:
+        """What a thread takes: all that waits; where there are several threads one, for a group would hold up others.
+
+        What a change has locked on a server stays so until its transaction is over, and each word goes there and back.
+        """
+        if self._database.writers == 1:
+            group = self._waiting[:MAX_GROUP] + self._working[:MAX_STEPS]
+            del self._waiting[:MAX_GROUP], self._working[:MAX_STEPS]
+            return group
+        return [(self._waiting or self._working).pop(0)]
+
+    async def begin(self, what: Begin, *, alone: bool = False) -> int | Hindrance:
+        """`attempts.begin`: the attempt's id, on record before its request leaves, or why it may not leave."""
+        is_live = self._database.is_held
+        found: int | Hindrance = await self.commit(
+            lambda connection: attempts.begin(connection, what, alone=alone, is_live=is_live)
+        )
+        return found
 
     def received(self, attempt_id: int, *, answer: Answer, cost: Cost, file: File) -> Change:
         """`attempts.received`, for `commit` or as a step: the image is whole under its temporary name."""
@@ -159,7 +179,21 @@ class Writer:
         self._arrived.set()
         await self._ended.wait()
 
-    def _serve(self, group: list[_Pending[Any]]) -> None:
+
+class _Lane:
+    """One thread that writes, with a connection of its own, which is kept from one transaction to the next."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._held = ExitStack()
+        self._write: Write | None = None
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._held.close()
+
+    def serve(self, group: list[_Pending[Any]]) -> None:
+        """Take each of these through all of its changes."""
         for pending in group:
             pending.go_on()
         while live := [pending for pending in group if pending.change is not None]:
@@ -171,6 +205,13 @@ class Writer:
 
     def _transact(self, live: list[_Pending[Any]]) -> list[object]:
         """Commit the change of each, all in one transaction: what each came to, an exception where it failed."""
+        try:
+            return self._commit(live)
+        except Undone as error:
+            return [error] * len(live)
+
+    @once_more
+    def _commit(self, live: list[_Pending[Any]]) -> list[object]:
         outcomes: list[object] = []
         try:
             if self._write is None:
@@ -185,8 +226,10 @@ class Writer:
                     # The standard's own words: SQLAlchemy's savepoints cost more than what stands between them.
                     connection.exec_driver_sql("SAVEPOINT one_change")
                     try:
-                        with rules(self._database.path):
+                        with rules(self._database.place):
                             outcomes.append(pending.change(connection))
+                    except Undone:
+                        raise
                     except LedgerError as error:
                         connection.exec_driver_sql("ROLLBACK TO SAVEPOINT one_change")
                         outcomes.append(error)
@@ -198,6 +241,8 @@ class Writer:
             self._write = None
             with suppress(Exception):
                 self._held.close()
+            if isinstance(error, Undone):
+                raise
             failed = [outcome if isinstance(outcome, Exception) else error for outcome in outcomes]
             return [*failed, *[error] * (len(live) - len(failed))]
         return outcomes

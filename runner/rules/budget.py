@@ -24,6 +24,17 @@ def period_start(per: Per, now: dt.datetime) -> dt.datetime | None:
             return None
 
 
+def period_end(per: Per, start: dt.datetime) -> dt.datetime | None:
+    """When the period that began at `start` ends: None for one that no clock ends."""
+    match per:
+        case "day":
+            return start + dt.timedelta(days=1)
+        case "month":
+            return (start + dt.timedelta(days=32)).replace(day=1)
+        case "run" | "job":
+            return None
+
+
 @dataclass(frozen=True, slots=True)
 class Reservation:
     """Money set aside for one request: `amount_microusd` is its worst case with the surcharge of that moment."""

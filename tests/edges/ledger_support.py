@@ -9,17 +9,40 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from PIL import Image
+from psycopg.rows import dict_row
 
 from runner.engine.events import Event
 from runner.errors import Usage
-from runner.ledger import Answer, Begin, Cost, File, Job, Lacking, Ledger, Rendition, RunStart, Todo, Wanting, attempts
-from runner.store import Sealed, Store
+from runner.ledger import (
+    Answer,
+    Begin,
+    Cost,
+    File,
+    Job,
+    Lacking,
+    Ledger,
+    Place,
+    Rendition,
+    RunStart,
+    Server,
+    Todo,
+    Wanting,
+    Writer,
+    attempts,
+)
+from runner.ledger.postgres import ServerDatabase
+from runner.ledger.sqlite import FileDatabase
+from runner.store import Sealed
+from runner.store.folder import FolderStore
 from runner.tasks import Edit, ImageRequest, Input, Origin, Source, Task, task_key
+from tests.servers import postgres
 
 SIZE = "16x16"
 NOW_MS = 1_795_000_000_000
@@ -80,10 +103,54 @@ def make_tasks(count: int, *, simulated: bool = False) -> Iterator[Task]:
     return (make_task(f"prompt {n:06d}", simulated=simulated, line=n + 1) for n in range(count))
 
 
+class Places:
+    """Where ledgers are while a test runs: in files, or each in a database of its own on a server."""
+
+    def __init__(self) -> None:
+        self.server: postgres.Server | None = None
+        self._made: dict[Path, Server] = {}
+
+    def of(self, folder: Path) -> Place:
+        """The place of the ledger of `folder`; the same one for the same folder."""
+        if self.server is None:
+            return folder / "ledger.sqlite3"
+        if folder not in self._made:
+            self._made[folder] = Server(fresh(self.server))
+        return self._made[folder]
+
+    @contextmanager
+    def on(self, server: postgres.Server) -> Iterator[None]:
+        """On this server, for the block; what was made there is dropped."""
+        self.server = server
+        try:
+            yield
+        finally:
+            for place in self._made.values():
+                server.drop(place.url)
+            self._made.clear()
+            self.server = None
+
+
+places = Places()
+
+
+def fresh(server: postgres.Server) -> str:
+    """A database with the ledger's schema and nothing in it; its URL."""
+    if not server.run("SELECT 1 FROM pg_database WHERE datname = 'template_ledger'"):
+        server.run("CREATE DATABASE template_ledger")
+        Ledger.open(Server(server.url("template_ledger")), create=True).close()
+    name = f"ledger_{next(_numbers)}"
+    server.run(f"CREATE DATABASE {name} TEMPLATE template_ledger")
+    return server.url(name)
+
+
+_numbers = count(1)
+
+
 @contextmanager
 def open_ledger(folder: Path) -> Iterator[Ledger]:
-    """A ledger in `folder`, closed at the end."""
-    with Ledger.open(folder / "ledger.sqlite3", create=True) as ledger:
+    """The ledger of `folder`, closed at the end."""
+    with Ledger.open(places.of(folder), create=True) as ledger:
         yield ledger
 
 
@@ -115,10 +182,42 @@ def read(ledger: Ledger) -> AbstractContextManager[sa.Connection]:
     return ledger._database.read()
 
 
+def path_of(ledger: Ledger) -> Path:
+    """The file of a ledger that is one."""
+    assert isinstance(ledger.place, Path)
+    return ledger.place
+
+
+def address_of(ledger: Ledger) -> str:
+    """What another process is told, to open the same ledger."""
+    return ledger.place.url if isinstance(ledger.place, Server) else str(ledger.place)
+
+
+def engines(ledger: Ledger) -> tuple[sa.Engine, sa.Engine]:
+    """What a ledger writes with, and what it reads with."""
+    database = ledger._database
+    assert isinstance(database, (FileDatabase, ServerDatabase))
+    return database._writer, database._reader
+
+
+async def begun(writer: Writer, what: Begin) -> int:
+    """`Writer.begin` of what nothing stands in the way of."""
+    found = await writer.begin(what)
+    assert isinstance(found, int)
+    return found
+
+
 def begin(ledger: Ledger, job: Job, run_id: int, task_id: int, **changes: Any) -> int:
-    """`attempts.begin`, committed; the attempt's id."""
+    """`attempts.begin`, committed; the attempt's id. Also of a run that is not its job's newest any more."""
     with write(ledger) as connection:
-        return attempts.begin(connection, to_begin(job, run_id, task_id, **changes))
+        newest = connection.scalar(sa.text("SELECT max(id) FROM runs WHERE job_id = :job"), {"job": job.id})
+        made = attempts.begin(
+            connection, to_begin(job, newest, task_id, **changes), alone=True, is_live=lambda _job: False
+        )
+        assert isinstance(made, int)
+        if newest != run_id:
+            connection.execute(sa.text("UPDATE attempts SET run_id = :run WHERE id = :id"), {"run": run_id, "id": made})
+        return made
 
 
 def finish(ledger: Ledger, job: Job, run_id: int, todo: Todo, *, cost: Cost = COST, **changes: Any) -> File:
@@ -147,22 +246,46 @@ def make_file(path: str = "job/images/a.png", *, seed: int = 1) -> File:
 
 def rows(ledger: Ledger, query: str, *values: object) -> list[dict[str, Any]]:
     """Rows as another connection sees them: only what is committed."""
-    with closing(sqlite3.connect(ledger.path)) as database:
+    if isinstance(ledger.place, Server):
+        with connected(ledger.place) as server:
+            cursor = server.cursor(row_factory=dict_row)
+            return cursor.execute(_translated(query), values).fetchall()
+    with closing(sqlite3.connect(ledger.place)) as database:
         database.row_factory = sqlite3.Row
         return [dict(row) for row in database.execute(query, values)]
 
 
-def change(ledger: Ledger, statement: str, *values: object) -> None:
-    """A change that no operation makes, to build a situation."""
-    with closing(sqlite3.connect(ledger.path)) as database, database:
+def change(ledger: Ledger, statement: str, *values: object, wait_s: float = 5) -> None:
+    """A change that no operation makes, to build a situation; a lock is waited for no longer than told."""
+    if isinstance(ledger.place, Server):
+        with connected(ledger.place, options=f"-c lock_timeout={max(1, round(wait_s * 1000))}") as server:
+            server.execute(_translated(statement), values)
+        return
+    with closing(sqlite3.connect(ledger.place, timeout=wait_s)) as database, database:
         database.execute(statement, values)
 
 
 def contents(ledger: Ledger) -> dict[str, list[tuple[object, ...]]]:
     """Every committed row of every table."""
-    with closing(sqlite3.connect(ledger.path)) as database:
+    if isinstance(ledger.place, Server):
+        with connected(ledger.place) as server:
+            found = server.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()").fetchall()
+            return {
+                str(name): server.execute(f"SELECT * FROM {name} ORDER BY 1".encode()).fetchall() for (name,) in found
+            }
+    with closing(sqlite3.connect(ledger.place)) as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {table: database.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall() for table in tables}
+
+
+def connected(place: Server, **options: Any) -> psycopg.Connection[Any]:
+    """A connection past the ledger; as a context manager it commits at the end."""
+    return psycopg.connect(place.url.replace("+psycopg", ""), **options)
+
+
+def _translated(query: str) -> bytes:
+    """SQLite's words as PostgreSQL's."""
+    return query.replace("%", "%%").replace("?", "%s").encode()
 
 
 @cache
@@ -189,7 +312,7 @@ class House:
     """A ledger and a store with a job whose run is under way, or has died."""
 
     ledger: Ledger
-    store: Store
+    store: FolderStore
     job: Job
     run_id: int
     events: list[Event] = field(default_factory=list)
@@ -267,7 +390,7 @@ def open_house(folder: Path, tasks: Iterable[Task] | int = 3, *, name: str = "jo
 
 def move_in(ledger: Ledger, folder: Path, tasks: Iterable[Task] | int, *, name: str) -> House:
     """One more job in an open ledger."""
-    store = Store(folder, name)
+    store = FolderStore(folder, name)
     store.prepare()
     job = enrolled(ledger, tasks, name=name)
     return House(ledger, store, job, begin_run(ledger, job))

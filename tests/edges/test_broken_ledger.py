@@ -18,7 +18,11 @@ import pytest
 from runner.cli.app import run_app
 from runner.errors import LedgerError
 from runner.ledger import Ledger, soundness
-from tests.edges.ledger_support import enrolled, open_ledger
+from tests.edges.ledger_support import (
+    enrolled,
+    open_ledger,
+    path_of,
+)
 from tests.edges.simulator_support import Peer, running
 from tests.engine.command_support import KEY, KEY_VARIABLE
 
@@ -265,7 +269,7 @@ def test_the_log_of_another_ledger_is_never_brought_in(desk: Desk, tmp_path: Pat
     else:
         with open_ledger(tmp_path / "strange") as stranger:
             enrolled(stranger, 2 if other == "smaller" else 2000)
-            left = stranger.path.with_name("ledger.sqlite3-wal").read_bytes()
+            left = path_of(stranger).with_name("ledger.sqlite3-wal").read_bytes()
         wal.write_bytes(left)
     desk.refuse("damaged")
 
@@ -337,9 +341,9 @@ def test_a_ledger_that_is_taken_away_in_use_takes_no_more_records(tmp_path: Path
     """Law 1: what is written to a file that nobody will find again is not on record."""
     with open_ledger(tmp_path) as ledger:
         enrolled(ledger, 3)
-        ledger.path.unlink()
+        path_of(ledger).unlink()
         if how == "replaced":
-            shutil.copy(__file__, ledger.path)
+            shutil.copy(__file__, path_of(ledger))
         with pytest.raises(LedgerError, match="removed or replaced") as caught:
             ledger.make_job("other", manifest_path=None, now_ms=1)
         assert caught.value.hint
@@ -351,10 +355,10 @@ def test_looking_at_a_ledger_gives_up_nobodys_lock(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as ledger:
         enrolled(ledger, 3)
         held = Path("/proc/locks").read_text()
-        inode = f":{ledger.path.stat().st_ino} "
+        inode = f":{path_of(ledger).stat().st_ino} "
         mine = [line.split(":", 1)[1] for line in held.splitlines() if inode in line]
         assert mine
-        with Ledger.open(ledger.path, create=False) as other:
+        with Ledger.open(path_of(ledger), create=False) as other:
             assert other.jobs()
         after = [line.split(":", 1)[1] for line in Path("/proc/locks").read_text().splitlines() if inode in line]
         assert after == mine

@@ -25,6 +25,7 @@ from tests.edges.ledger_support import (
     make_task,
     make_tasks,
     open_ledger,
+    path_of,
     rows,
     write,
 )
@@ -249,16 +250,17 @@ def test_every_state_that_a_run_passes_through_is_sound(shelf: Shelf) -> None:
     assert shelf.ledger.check() == shelf.ledger.check(deep=True) == []
 
 
+@pytest.mark.file_only
 def test_only_a_deep_check_looks_at_the_indices(shelf: Shelf) -> None:
     """A row that its index does not have is passed over by the quick check, and found by the thorough one."""
-    with closing(sqlite3.connect(shelf.ledger.path)) as database:
+    with closing(sqlite3.connect(path_of(shelf.ledger))) as database:
         database.execute("PRAGMA writable_schema = ON")
         where = "WHERE name = 'ix_attempts_task'"
         (text,) = database.execute(f"SELECT sql FROM sqlite_master {where}").fetchone()
         # While the index is said to be partial, a new row is not put into it.
         database.execute(f"UPDATE sqlite_master SET sql = ? {where}", (f"{text} WHERE task_id < 0",))
         database.commit()
-    with closing(sqlite3.connect(shelf.ledger.path)) as database:
+    with closing(sqlite3.connect(path_of(shelf.ledger))) as database:
         database.execute("PRAGMA writable_schema = ON")
         database.execute(
             "INSERT INTO attempts (task_id, run_id, job_id, model, simulated, begun_ms, reserved_microusd,"
@@ -266,6 +268,6 @@ def test_only_a_deep_check_looks_at_the_indices(shelf: Shelf) -> None:
         )
         database.execute(f"UPDATE sqlite_master SET sql = ? {where}", (text,))
         database.commit()
-    with Ledger.open(shelf.ledger.path, create=False) as ledger:
+    with Ledger.open(path_of(shelf.ledger), create=False) as ledger:
         assert ledger.check() == []
         assert any("ix_attempts_task" in line for line in ledger.check(deep=True))

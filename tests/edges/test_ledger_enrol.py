@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gc
 import signal
-import sqlite3
 import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,10 +18,11 @@ from runner.invocation import Options, prepare
 from runner.ledger import Job, Ledger
 from runner.planner import CHUNK, Known
 from runner.session import Session
-from runner.store import Store
+from runner.store.folder import FolderStore
 from runner.tasks import Status, Task
 from tests.edges.ledger_support import (
     NOW_MS,
+    address_of,
     begin,
     begin_run,
     change,
@@ -243,7 +242,7 @@ def test_a_job_that_never_was_can_be_half_enrolled(ledger: Ledger, small_chunks:
 _DYING = """
 import os, signal, sys
 from pathlib import Path
-from runner.ledger import Ledger, ledger
+from runner.ledger import Ledger, ledger, locate
 from tests.edges.ledger_support import make_tasks
 from tests.edges.test_ledger_enrol import edited_from
 ledger.ENROLLED = 10
@@ -252,7 +251,7 @@ def dying(tasks):
         if number == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
         yield task
-with Ledger.open(Path(sys.argv[1]), create=True) as opened:
+with Ledger.open(locate(sys.argv[1], Path()), create=True) as opened:
     job = opened.job("job")
     opened.enrol(job, dying(edited_from(40)), digest="d2")
 """
@@ -267,7 +266,7 @@ def test_an_enrolment_that_is_killed_changes_nothing_that_is_wanted(ledger: Ledg
     before = wish(ledger)
     for _ in range(2):
         killed = subprocess.run(
-            [sys.executable, "-c", _DYING, str(ledger.path), str(after)],
+            [sys.executable, "-c", _DYING, address_of(ledger), str(after)],
             cwd=Path(__file__).parents[2],
             capture_output=True,
             timeout=60,
@@ -291,8 +290,7 @@ def test_another_jobs_changes_need_not_wait_for_an_enrolment(ledger: Ledger) -> 
     def watched() -> Iterator[Task]:
         for number, task in enumerate(edited_from(40)):
             # Without patience: a lock that is held now is an error now.
-            with closing(sqlite3.connect(ledger.path, timeout=0)) as database, database:
-                database.execute("UPDATE jobs SET created_ms = ?", (number,))
+            change(ledger, "UPDATE jobs SET created_ms = ?", number, wait_s=0)
             yield task
 
     job = enrolled(ledger, watched(), digest="d2")
@@ -359,7 +357,7 @@ def test_a_manifest_that_is_wrong_in_its_last_row_puts_nothing_on_record(
         options = Options(provider="simulator", output=tmp_path / "output")
         request = prepare(path, options, None)
         session = Session(request, options, ledger, lambda event: None, Stop(), False)
-        return session._enrol(Store(options.output_folder, request.manifest.name))
+        return session._enrol(FolderStore(options.output_folder, request.manifest.name))
 
     path.write_text(MANIFEST)
     prompts.write_text(CSV)

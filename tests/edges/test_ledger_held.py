@@ -16,7 +16,11 @@ from runner.errors import LedgerError
 from runner.ledger import Ledger, database
 from tests.crash.crash_support import environment
 from tests.edges.disk_support import CONCURRENCY, bench_in, call, command, finished, stopped
-from tests.edges.ledger_support import enrolled, open_ledger
+from tests.edges.ledger_support import (
+    enrolled,
+    open_ledger,
+    path_of,
+)
 from tests.edges.simulator_support import Peer, running
 
 _HOLDER = """
@@ -147,7 +151,7 @@ def test_a_change_waits_tells_and_gives_up_with_what_to_do(tmp_path: Path, hasty
     told: list[float] = []
     with open_ledger(tmp_path) as ledger:
         enrolled(ledger, 3)
-    with Ledger.open(ledger.path, create=True, on_wait=told.append) as ledger, held(ledger.path) as holder:
+    with Ledger.open(path_of(ledger), create=True, on_wait=told.append) as ledger, held(path_of(ledger)) as holder:
         with pytest.raises(LedgerError, match="held by another process") as caught:
             ledger.make_job("other", manifest_path=None, now_ms=1)
         assert "wait" in (caught.value.hint or "")
@@ -159,7 +163,7 @@ def test_a_change_waits_tells_and_gives_up_with_what_to_do(tmp_path: Path, hasty
 
 def test_a_change_goes_through_as_soon_as_the_other_lets_go(tmp_path: Path) -> None:
     """Waited for in slices, none of them lost."""
-    with open_ledger(tmp_path) as ledger, held(ledger.path) as holder:
+    with open_ledger(tmp_path) as ledger, held(path_of(ledger)) as holder:
         timer = threading.Timer(1.0, holder.let_go)
         timer.start()
         assert ledger.make_job("job", manifest_path=None, now_ms=1).name == "job"
@@ -171,11 +175,11 @@ def test_what_locks_readers_out_as_well_is_waited_for_and_told(tmp_path: Path, h
     with open_ledger(tmp_path) as ledger:
         enrolled(ledger, 3)
     told: list[float] = []
-    with held(ledger.path, "PRAGMA journal_mode = DELETE", "BEGIN EXCLUSIVE"):
+    with held(path_of(ledger), "PRAGMA journal_mode = DELETE", "BEGIN EXCLUSIVE"):
         with pytest.raises(LedgerError, match="held by another process"):
-            Ledger.open(ledger.path, create=True, on_wait=told.append).make_job("x", manifest_path=None, now_ms=1)
+            Ledger.open(path_of(ledger), create=True, on_wait=told.append).make_job("x", manifest_path=None, now_ms=1)
         assert told
-    with Ledger.open(ledger.path, create=True) as again:
+    with Ledger.open(path_of(ledger), create=True) as again:
         assert again.make_job("x", manifest_path=None, now_ms=1).name == "x"
 
 

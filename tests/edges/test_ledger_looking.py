@@ -27,6 +27,7 @@ from tests.edges.ledger_support import (
     make_task,
     make_tasks,
     open_ledger,
+    path_of,
     rendition,
     rows,
     write,
@@ -94,13 +95,14 @@ def test_tiles_are_what_the_manifest_wants_now_in_its_order(ledger: Ledger) -> N
         assert list(none) == []
 
 
+@pytest.mark.file_only
 def test_a_ledger_of_an_older_version_is_looked_at_as_it_is(ledger: Ledger, tmp_path: Path) -> None:
     """Before there were edits nothing was derived; before anything was chosen nothing is chosen."""
     job = enrolled(ledger, make_tasks(2))
     finished(ledger, job)
     old = tmp_path / "old.sqlite3"
     ledger.close()
-    shutil.copy(ledger.path, old)
+    shutil.copy(path_of(ledger), old)
     with closing(sqlite3.connect(old)) as database:
         for table in ("choices", "origins", "renditions", "inputs", "batches", "remote_files"):
             database.execute(f"DROP TABLE {table}")

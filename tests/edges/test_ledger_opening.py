@@ -18,9 +18,20 @@ from sqlalchemy.engine.interfaces import ReflectedColumn
 
 from runner.errors import InputError, LedgerError
 from runner.ledger import Ledger, locate, schema
-from runner.ledger.database import HEAD
+from runner.ledger.soundness import HEAD
 from runner.ledger.tables import metadata
-from tests.edges.ledger_support import NOW_MS, begin_run, contents, enrolled, make_tasks, open_ledger, rows, write
+from tests.edges.ledger_support import (
+    NOW_MS,
+    begin_run,
+    contents,
+    engines,
+    enrolled,
+    make_tasks,
+    open_ledger,
+    path_of,
+    rows,
+    write,
+)
 
 
 def sql(path: Path, *statements: str) -> None:
@@ -45,7 +56,7 @@ def test_opening_creates_the_file_its_folder_and_the_newest_schema(tmp_path: Pat
     """A first run needs nothing to be prepared."""
     path = tmp_path / "new" / "folder" / "ledger.sqlite3"
     with Ledger.open(path, create=True) as ledger:
-        assert ledger.path == path
+        assert path_of(ledger) == path
         assert ledger.jobs() == []
         assert ledger.check() == []
     assert path.read_bytes()[:15] == b"SQLite format 3"
@@ -101,7 +112,7 @@ def test_the_migrated_schema_is_that_of_the_tables(migrated: sa.Connection) -> N
 
 def test_a_new_ledger_has_the_very_schema_that_the_migrations_lead_to(tmp_path: Path, migrated: sa.Connection) -> None:
     """A new ledger is made without them: columns and their defaults, checks, keys and partial indices are theirs."""
-    with open_ledger(tmp_path) as ledger, ledger._database._reader.connect() as connection:
+    with open_ledger(tmp_path) as ledger, engines(ledger)[1].connect() as connection:
         ours, theirs = sa.inspect(connection), sa.inspect(migrated)
         assert sorted(ours.get_table_names()) == sorted(theirs.get_table_names())
         seen = 0
@@ -118,7 +129,7 @@ def test_a_new_ledger_has_the_very_schema_that_the_migrations_lead_to(tmp_path: 
                 (each["constrained_columns"], each["referred_table"]) for each in theirs.get_foreign_keys(table)
             ]
             assert sorted(links) == sorted(their_links)
-        assert seen == 16
+        assert seen == 19
         query = sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
         indices = {name: " ".join(text.split()) for name, text in connection.execute(query)}
         assert indices == {name: " ".join(text.split()) for name, text in migrated.execute(query)}
@@ -144,7 +155,7 @@ def test_a_ledger_of_a_newer_version_is_refused_unchanged(tmp_path: Path) -> Non
     """An older runner never writes what it does not understand."""
     with open_ledger(tmp_path) as ledger:
         enrolled(ledger, 3)
-        path = ledger.path
+        path = path_of(ledger)
     sql(path, "UPDATE alembic_version SET version_num = '9999'")
     error = refused(path)
     assert "newer version" in error.message
@@ -180,7 +191,7 @@ def test_a_truncated_ledger_is_refused_unchanged(tmp_path: Path, keep: float) ->
     """Half a copy of a ledger is no ledger, and is kept for whoever can repair it."""
     with open_ledger(tmp_path) as ledger:
         enrolled(ledger, 200)
-        path = ledger.path
+        path = path_of(ledger)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep)])
     refused(path)
@@ -190,7 +201,7 @@ def test_a_ledger_with_a_destroyed_schema_is_refused_unchanged(tmp_path: Path) -
     """Damage is said to be damage."""
     with open_ledger(tmp_path) as ledger:
         enrolled(ledger, 200)
-        path = ledger.path
+        path = path_of(ledger)
     whole = bytearray(path.read_bytes())
     whole[100:4096] = b"\xa5" * (4096 - 100)
     path.write_bytes(whole)
@@ -203,7 +214,7 @@ def test_damage_behind_the_schema_is_found_by_the_check_and_told_as_damage(tmp_p
     """The doctor's check finds it; a read that meets it raises LedgerError, never SQLAlchemy's own."""
     with open_ledger(tmp_path) as ledger:
         enrolled(ledger, 2000)
-        path = ledger.path
+        path = path_of(ledger)
         (root,) = (row["rootpage"] for row in rows(ledger, "SELECT rootpage FROM sqlite_master WHERE name = 'tasks'"))
     whole = bytearray(path.read_bytes())
     whole[(root - 1) * 4096 : root * 4096] = b"\xa5" * 4096
@@ -231,7 +242,7 @@ def test_a_folder_in_the_ledgers_place_is_an_error_with_a_hint(tmp_path: Path) -
 def test_the_pragmas_are_in_force_on_every_connection(tmp_path: Path) -> None:
     """Law 1: committed means flushed to disk (WAL, synchronous FULL); references are checked; others are waited for."""
     with open_ledger(tmp_path) as ledger:
-        for engine in (ledger._database._writer, ledger._database._reader) * 2:
+        for engine in (engines(ledger)[0], engines(ledger)[1]) * 2:
             with engine.connect() as connection:
                 found = {
                     name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
@@ -271,8 +282,8 @@ def test_where_the_ledger_is_found(tmp_path: Path) -> None:
     assert locate(None, tmp_path) == tmp_path / "ledger.sqlite3"
     assert locate("x/y.db", tmp_path) == Path("x/y.db")
     assert locate("sqlite:////var/x.db", tmp_path) == Path("/var/x.db")
-    with pytest.raises(InputError, match="postgresql://") as caught:
-        locate("postgresql://user:secret@db/x", tmp_path)
+    with pytest.raises(InputError, match="mysql://") as caught:
+        locate("mysql://user:secret@db/x", tmp_path)
     assert "secret" not in str(caught.value)
 
 

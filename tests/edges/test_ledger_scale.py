@@ -20,7 +20,7 @@ from alembic.config import Config
 from runner.engine import recovery
 from runner.errors import Usage
 from runner.ledger import COMPOSITE, Answer, Cost, Job, Ledger, NewChoice, Renditions, Reviews
-from runner.ledger.database import HEAD
+from runner.ledger.soundness import HEAD
 from runner.tasks import Event, Status
 from tests.edges.disk_support import modes
 from tests.edges.ledger_support import (
@@ -31,8 +31,10 @@ from tests.edges.ledger_support import (
     House,
     begin,
     begin_run,
+    begun,
     change,
     contents,
+    engines,
     enrolled,
     finish,
     make_edit,
@@ -41,6 +43,7 @@ from tests.edges.ledger_support import (
     make_tasks,
     move_in,
     open_ledger,
+    path_of,
     png,
     rendition,
     rows,
@@ -117,7 +120,7 @@ def _writer(busy: Busy) -> None:
             group.start_soon(writer.run)
             for ending in ("saved", "unsaved", "lost"):
                 task_id = busy.next()
-                attempt_id = await writer.begin(to_begin(busy.job, busy.run_id, task_id))
+                attempt_id = await begun(writer, to_begin(busy.job, busy.run_id, task_id))
                 file = make_file(f"job/images/{ending}.png", seed=task_id)
                 if ending == "saved":
                     await writer.commit(writer.received(attempt_id, answer=ANSWER, cost=COST, file=file))
@@ -184,6 +187,10 @@ HOT: dict[str, Callable[[Busy], object]] = {
     "offerable": lambda busy: busy.ledger.offerable(busy.job),
     "offered": lambda busy: busy.ledger.offered(busy.job, busy.run_id),
     "misplaced": lambda busy: list(busy.ledger.misplaced(busy.job, "elsewhere")),
+    "reusable_for": lambda busy: busy.ledger.reusable_for(busy.job, busy.next()),
+    "elsewhere": lambda busy: busy.ledger.elsewhere(busy.next()),
+    "others_under_way": lambda busy: busy.ledger.others_under_way(busy.job),
+    "move_job": lambda busy: busy.ledger.move_job(busy.job, "s3://bucket/prefix"),
     "is_tidy": lambda busy: busy.ledger.is_tidy(busy.job),
     "tidied": lambda busy: busy.ledger.tidied(busy.job),
     "begin_run": lambda busy: begin_run(busy.ledger, busy.job),
@@ -232,7 +239,11 @@ COLD = {
     "nights": "no question; those that it leads to are of one run, or of days, for a report or a chart",
     "close": "no question",
     "lock": "no question",
-    "path": "no question",
+    "place": "no question",
+    "is_shared": "no question",
+    "is_held": "no question to a file's tables",
+    "caps": "no question; those that it leads to are of one row, or of two",
+    "gates": "no question; those that it leads to are of one provider key",
     "renditions": "no question",
     "reviews": "no question",
     "renditions.count_lacking": "a person waits for renditions, and is told of how many images",
@@ -250,6 +261,7 @@ COLD = {
 SORTED = {
     "problems": "groups what failed, and nothing else",
     "reusable": "orders the few assets that serve one task",
+    "reusable_for": "orders the few assets that serve one task",
     "reuse": "asks for `reusable` first",
     "relatives": "orders what people have chosen one by one, found from there",
 }
@@ -272,11 +284,10 @@ def listening(ledger: Ledger, asked: list[tuple[str, Any]]) -> Iterator[None]:
     def note(_c: object, _cursor: object, statement: str, parameters: Any, _context: object, many: bool) -> None:
         asked.append((statement, parameters[0] if many else parameters))
 
-    engines = ledger._database._writer, ledger._database._reader
-    for engine in engines:
+    for engine in engines(ledger):
         sa.event.listen(engine, "before_cursor_execute", note)
     yield
-    for engine in engines:
+    for engine in engines(ledger):
         sa.event.remove(engine, "before_cursor_execute", note)
 
 
@@ -298,7 +309,7 @@ def test_no_question_of_a_run_reads_or_sorts_a_whole_table(busy: Busy, name: str
     ]
     assert seen
     for text, values in seen:
-        steps = plan(busy.ledger.path, text, values)
+        steps = plan(path_of(busy.ledger), text, values)
         for step in steps:
             words = step.split()
             if words[0] == "SCAN" and words[1] in (*LARGE, "other", "origin"):
@@ -317,7 +328,7 @@ def test_a_sum_over_a_whole_job_reads_an_index_alone(busy: Busy, name: str) -> N
     """Half a million attempts are summed up for `status` and at each end of a run; no row of one is read for that."""
     with listening(busy.ledger, busy.asked):
         HOT[name](busy)
-    steps = [step for text, values in busy.asked for step in plan(busy.ledger.path, text, values)]
+    steps = [step for text, values in busy.asked for step in plan(path_of(busy.ledger), text, values)]
     large = [step for step in steps if any(f" {table} " in f"{step} " for table in LARGE)]
     assert large
     assert all("COVERING INDEX" in step for step in large), steps
@@ -328,7 +339,7 @@ def test_what_was_reused_is_counted_without_a_look_at_all_that_is_wanted(busy: B
     with listening(busy.ledger, busy.asked):
         assert busy.ledger.reused(busy.job) == 5
     ((text, values),) = busy.asked
-    steps = plan(busy.ledger.path, text, values)
+    steps = plan(path_of(busy.ledger), text, values)
     assert any("tasks USING INTEGER PRIMARY KEY" in step for step in steps), steps
     assert any("assets USING" in step and "ix_assets_reused" in step for step in steps), steps
 
@@ -504,7 +515,7 @@ def old(tmp_path: Path) -> Path:
             finish(ledger, job, run_id, todo)
         begin(ledger, job, run_id, ledger.todo(job, -1, 1)[0].task_id)
         change(ledger, "UPDATE tasks SET status = 'failed', error_code = 'x' WHERE position = 5")
-        new = ledger.path
+        new = path_of(ledger)
     path = tmp_path / "old" / "ledger.sqlite3"
     path.parent.mkdir()
     _at(path, "0001")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Barrier
 
 import anyio
 import anyio.lowlevel
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 from runner.errors import LedgerError
 from runner.ledger import Answer, Job, Ledger, Steps, Writer
 from runner.ledger.attempts import begin
+from runner.ledger.postgres import ServerDatabase
 from runner.ledger.writer import MAX_GROUP, MAX_STEPS
 from runner.tasks import Event
 from tests.edges.ledger_support import (
@@ -25,7 +27,9 @@ from tests.edges.ledger_support import (
     NOW_MS,
     REFUSAL,
     begin_run,
+    begun,
     contents,
+    engines,
     enrolled,
     make_file,
     open_ledger,
@@ -55,13 +59,22 @@ class Desk:
     async def begin(self, writer: Writer, task_id: int) -> None:
         """Begin a task, and keep what came of it."""
         try:
-            self.begun[task_id] = await writer.begin(to_begin(self.job, self.run_id, task_id))
+            self.begun[task_id] = await begun(writer, to_begin(self.job, self.run_id, task_id))
         except LedgerError as error:
             self.failures[task_id] = error
 
     def committed(self) -> set[int]:
         """The tasks with an attempt, as another connection sees them."""
         return {row["task_id"] for row in rows(self.ledger, "SELECT task_id FROM attempts")}
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a file, also on a server: changes that wait share a transaction."""
+    monkeypatch.setattr(ServerDatabase, "writers", 1)
+
+
+grouped = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -92,16 +105,16 @@ def commits(ledger: Ledger) -> Iterator[list[int]]:
     def note(_connection: sa.Connection) -> None:
         seen.append(1)
 
-    sa.event.listen(ledger._database._writer, "commit", note)
+    sa.event.listen(engines(ledger)[0], "commit", note)
     yield seen
-    sa.event.remove(ledger._database._writer, "commit", note)
+    sa.event.remove(engines(ledger)[0], "commit", note)
 
 
 async def test_an_attempt_is_committed_when_begin_returns(desk: Desk) -> None:
     """Law 1: another connection sees it before the request can leave."""
     async with serving(desk.ledger) as writer:
         for task_id in desk.task_ids[:5]:
-            attempt_id = await writer.begin(to_begin(desk.job, desk.run_id, task_id))
+            attempt_id = await begun(writer, to_begin(desk.job, desk.run_id, task_id))
             (row,) = rows(desk.ledger, "SELECT * FROM attempts WHERE id = ?", attempt_id)
             assert (row["task_id"], row["outcome"]) == (task_id, None)
             assert rows(desk.ledger, "SELECT status FROM tasks WHERE id = ?", task_id) == [{"status": "running"}]
@@ -121,22 +134,23 @@ async def test_every_change_is_committed_when_its_method_returns(desk: Desk) -> 
         return tuple(row.values())
 
     async with serving(desk.ledger) as writer:
-        attempt = await writer.begin(to_begin(desk.job, desk.run_id, first))
+        attempt = await begun(writer, to_begin(desk.job, desk.run_id, first))
         await writer.commit(writer.received(attempt, answer=ANSWER, cost=COST, file=make_file()))
         assert now(attempt) == ("running", None, 11_250, None)
         await writer.commit(
             writer.saved(attempt, task_id=first, file=make_file(), model="m", simulated=False, now_ms=NOW_MS)
         )
         assert now(attempt) == ("done", "saved", 11_250, None)
-        attempt = await writer.begin(to_begin(desk.job, desk.run_id, second))
+        attempt = await begun(writer, to_begin(desk.job, desk.run_id, second))
         await writer.unsaved(attempt, Event.GAVE_UP, task_id=second, answer=REFUSAL, cost=ESTIMATE, now_ms=NOW_MS)
         assert now(attempt) == ("failed", "gave_up", 9_000, None)
         for task_id, try_again, status in ((third, False, "in_doubt"), (fourth, True, "planned")):
-            attempt = await writer.begin(to_begin(desk.job, desk.run_id, task_id))
+            attempt = await begun(writer, to_begin(desk.job, desk.run_id, task_id))
             await writer.lost(attempt, task_id=task_id, answer=REFUSAL, try_again=try_again, now_ms=NOW_MS)
             assert now(attempt) == (status, "lost", None, 15_000)
 
 
+@grouped
 async def test_changes_that_wait_share_a_commit(desk: Desk) -> None:
     """A flush is paid once for all that arrived, in groups that are bounded."""
     count = 2 * MAX_GROUP + 10
@@ -154,6 +168,7 @@ async def test_changes_that_wait_share_a_commit(desk: Desk) -> None:
     assert len(set(desk.begun.values())) == count
 
 
+@grouped
 @pytest.mark.parametrize("broken", ["compare-and-set", "foreign key"])
 async def test_a_change_that_fails_is_rolled_back_alone(desk: Desk, broken: str) -> None:
     """The others of its group are committed, whichever rule it broke, and only it hears of it."""
@@ -203,6 +218,7 @@ async def test_a_change_that_fails_in_a_group_of_one_leaves_nothing(desk: Desk, 
     assert desk.committed() == {desk.task_ids[0]}
 
 
+@pytest.mark.file_only
 async def test_a_full_disk_reaches_every_waiter_and_commits_none(desk: Desk) -> None:
     """Law 1: nobody goes on as if it were on record; once there is room again, the writer works on."""
     ids = desk.task_ids[:6]
@@ -210,7 +226,7 @@ async def test_a_full_disk_reaches_every_waiter_and_commits_none(desk: Desk) -> 
         for task_id in ids:
             await desk.begin(writer, task_id)
     before = contents(desk.ledger)
-    with desk.ledger._database._writer.connect() as connection:
+    with engines(desk.ledger)[0].connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     writer = desk.ledger.writer()
@@ -237,7 +253,7 @@ async def test_a_full_disk_reaches_every_waiter_and_commits_none(desk: Desk) -> 
             for error in heard.values():
                 assert "disk is full" in error.message
                 assert "make space" in (error.hint or "")
-            with desk.ledger._database._writer.connect() as connection:
+            with engines(desk.ledger)[0].connect() as connection:
                 connection.exec_driver_sql(f"PRAGMA max_page_count = {2**31 - 2}")
             heard.clear()
             for task_id in ids:
@@ -248,6 +264,7 @@ async def test_a_full_disk_reaches_every_waiter_and_commits_none(desk: Desk) -> 
     assert len(rows(desk.ledger, "SELECT * FROM attempts WHERE outcome = 'gave_up'")) == len(ids)
 
 
+@pytest.mark.file_only
 async def test_a_commit_that_fails_reaches_every_waiter(desk: Desk) -> None:
     """Not only a change: the flush at the end can fail as well, and then nobody was told otherwise."""
     ids = desk.task_ids[:4]
@@ -257,7 +274,7 @@ async def test_a_commit_that_fails_reaches_every_waiter(desk: Desk) -> None:
         if broken:
             raise sa.exc.OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
 
-    sa.event.listen(desk.ledger._database._writer, "commit", fail)
+    sa.event.listen(engines(desk.ledger)[0], "commit", fail)
     writer = desk.ledger.writer()
     async with anyio.create_task_group() as group:
         for task_id in ids:
@@ -296,13 +313,14 @@ async def test_steps_go_on_only_from_what_is_committed(desk: Desk) -> None:
         return "kept"
 
     async with serving(desk.ledger) as writer:
-        attempt = await writer.begin(to_begin(desk.job, desk.run_id, task_id))
+        attempt = await begun(writer, to_begin(desk.job, desk.run_id, task_id))
         with commits(desk.ledger) as counted:
             assert await writer.through(steps(attempt)) == "kept"
     assert seen == [("running", None, None), ("running", None, COST.microusd), ("done", "saved", COST.microusd)]
     assert len(counted) == 2
 
 
+@grouped
 async def test_steps_of_many_share_their_commits_and_each_fails_by_itself(desk: Desk) -> None:
     """One breaks a rule, the work of another fails, a third is told what its change came to: all in one group."""
     ids = desk.task_ids[:MAX_STEPS]
@@ -339,6 +357,7 @@ async def test_steps_of_many_share_their_commits_and_each_fails_by_itself(desk: 
     assert len(counted) == 1, "the second change of the one that failed is rolled back with its transaction"
 
 
+@grouped
 async def test_a_record_waits_for_few_steps(desk: Desk) -> None:
     """Many images have ended, and a request is to be put on record: it does not wait for all of them."""
     waiting = 3 * MAX_STEPS
@@ -422,3 +441,28 @@ async def test_closing_flushes_and_then_refuses(desk: Desk) -> None:
             await writer.begin(to_begin(desk.job, desk.run_id, desk.task_ids[30]))
         await writer.close()
     assert desk.committed() == set(ids)
+
+
+async def test_on_a_server_changes_do_not_wait_for_each_other(desk: Desk) -> None:
+    """Two that each wait for the other to be under way come through; in a file one has the ledger for itself."""
+    if not desk.ledger.is_shared:
+        assert desk.ledger.writer()._database.writers == 1
+        return
+    met = Barrier(2)
+
+    def change(connection: sa.Connection) -> int:
+        met.wait(timeout=30)
+        return int(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+
+    writer, pids = desk.ledger.writer(), []
+
+    async def commit() -> None:
+        pids.append(await writer.commit(change))
+
+    async with anyio.create_task_group() as running:
+        running.start_soon(writer.run)
+        async with anyio.create_task_group() as group:
+            group.start_soon(commit)
+            group.start_soon(commit)
+        await writer.close()
+    assert len(set(pids)) == 2

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from runner.ledger.tables import NUMBER
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -12,7 +14,7 @@ depends_on = None
 def upgrade() -> None:
     op.create_table(
         "jobs",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", NUMBER, nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("manifest_path", sa.Text(), nullable=True),
         sa.Column("revision", sa.Integer(), nullable=False),
@@ -24,7 +26,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "prompts",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", NUMBER, nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
         sa.Column("text", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
@@ -32,8 +34,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "runs",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("job_id", sa.Integer(), nullable=False),
+        sa.Column("id", NUMBER, nullable=False),
+        sa.Column("job_id", NUMBER, nullable=False),
         sa.Column("provider", sa.String(), nullable=False),
         sa.Column("base_url", sa.String(), nullable=True),
         sa.Column("simulated", sa.Boolean(), nullable=False),
@@ -55,14 +57,14 @@ def upgrade() -> None:
     op.create_index("ix_runs_job", "runs", ["job_id", "id"], unique=False)
     op.create_table(
         "tasks",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("job_id", sa.Integer(), nullable=False),
+        sa.Column("id", NUMBER, nullable=False),
+        sa.Column("job_id", NUMBER, nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("status", sa.String(), nullable=False),
         sa.Column("prompt_id", sa.Text(), nullable=False),
-        sa.Column("prompt_row", sa.Integer(), nullable=False),
+        sa.Column("prompt_row", NUMBER, nullable=False),
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("size", sa.String(), nullable=False),
         sa.Column("quality", sa.String(), nullable=False),
@@ -94,10 +96,10 @@ def upgrade() -> None:
     op.create_index("ix_tasks_todo", "tasks", ["job_id", "revision", "status", "position"], unique=False)
     op.create_table(
         "attempts",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("task_id", sa.Integer(), nullable=False),
-        sa.Column("run_id", sa.Integer(), nullable=False),
-        sa.Column("job_id", sa.Integer(), nullable=False),
+        sa.Column("id", NUMBER, nullable=False),
+        sa.Column("task_id", NUMBER, nullable=False),
+        sa.Column("run_id", NUMBER, nullable=False),
+        sa.Column("job_id", NUMBER, nullable=False),
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("simulated", sa.Boolean(), nullable=False),
         sa.Column("begun_ms", sa.BigInteger(), nullable=False),
@@ -154,10 +156,10 @@ def upgrade() -> None:
     op.create_index("ix_attempts_task", "attempts", ["task_id"], unique=False)
     op.create_table(
         "assets",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("task_id", sa.Integer(), nullable=False),
-        sa.Column("attempt_id", sa.Integer(), nullable=True),
-        sa.Column("reused_from", sa.Integer(), nullable=True),
+        sa.Column("id", NUMBER, nullable=False),
+        sa.Column("task_id", NUMBER, nullable=False),
+        sa.Column("attempt_id", NUMBER, nullable=True),
+        sa.Column("reused_from", NUMBER, nullable=True),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("sha256", sa.String(), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),

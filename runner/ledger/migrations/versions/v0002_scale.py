@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from runner.ledger.tables import NUMBER
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -11,7 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("jobs", sa.Column("tidied_revision", sa.Integer(), server_default="0", nullable=False))
-    op.add_column("jobs", sa.Column("offered_run", sa.Integer(), server_default="0", nullable=False))
+    op.add_column("jobs", sa.Column("offered_run", NUMBER, server_default="0", nullable=False))
     op.drop_index("ix_attempts_job", "attempts")
     op.drop_index("ix_attempts_run", "attempts")
     op.create_index(

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from runner.ledger.tables import NUMBER
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -12,7 +14,7 @@ depends_on = None
 def upgrade() -> None:
     op.create_table(
         "edits",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", NUMBER, nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
         sa.Column("spec", sa.Text(), nullable=False),
         sa.Column("composite", sa.Text(), nullable=True),
@@ -21,8 +23,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "inputs",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("job_id", sa.Integer(), nullable=False),
+        sa.Column("id", NUMBER, nullable=False),
+        sa.Column("job_id", NUMBER, nullable=False),
         sa.Column("identity", sa.Text(), nullable=False),
         sa.Column("recipe", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"]),
@@ -31,8 +33,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "renditions",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("task_id", sa.Integer(), nullable=False),
+        sa.Column("id", NUMBER, nullable=False),
+        sa.Column("task_id", NUMBER, nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("recipe", sa.String(), nullable=False),
         sa.Column("asset_sha256", sa.String(), nullable=False),
@@ -55,5 +57,5 @@ def upgrade() -> None:
         postgresql_where=sa.text("input_image_tokens > 0"),
     )
     op.add_column(
-        "tasks", sa.Column("edit_row", sa.Integer(), sa.ForeignKey("edits.id"), nullable=True), inline_references=True
+        "tasks", sa.Column("edit_row", NUMBER, sa.ForeignKey("edits.id"), nullable=True), inline_references=True
     )

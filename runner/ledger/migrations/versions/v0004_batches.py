@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from runner.ledger.tables import NUMBER
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -14,9 +16,9 @@ _STATES = "'preparing', 'sealed', 'uploaded', 'creating', 'submitted', 'collecte
 def upgrade() -> None:
     op.create_table(
         "batches",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("job_id", sa.Integer(), nullable=False),
-        sa.Column("run_id", sa.Integer(), nullable=False),
+        sa.Column("id", NUMBER, nullable=False),
+        sa.Column("job_id", NUMBER, nullable=False),
+        sa.Column("run_id", NUMBER, nullable=False),
         sa.Column("provider", sa.String(), nullable=False),
         sa.Column("base_url", sa.Text(), nullable=True),
         sa.Column("simulated", sa.Boolean(), nullable=False),
@@ -57,7 +59,7 @@ def upgrade() -> None:
     op.create_index("ix_batches_job", "batches", ["job_id", "id"])
     op.create_table(
         "remote_files",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", NUMBER, nullable=False),
         sa.Column("base_url", sa.Text(), nullable=False),
         sa.Column("identity", sa.Text(), nullable=False),
         sa.Column("file_id", sa.Text(), nullable=False),
@@ -67,9 +69,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("base_url", "identity", name="uq_remote_files_place"),
     )
     for name, target in (("batch_row", "batches.id"), ("collected_run", "runs.id")):
-        op.add_column(
-            "attempts", sa.Column(name, sa.Integer(), sa.ForeignKey(target), nullable=True), inline_references=True
-        )
+        op.add_column("attempts", sa.Column(name, NUMBER, sa.ForeignKey(target), nullable=True), inline_references=True)
     money = ["outcome", "cost_microusd", "doubt_microusd"]
     op.drop_index("ix_attempts_run", "attempts")
     op.create_index("ix_attempts_run", "attempts", ["run_id", "job_id", "simulated", "batch_row", *money])

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from runner.ledger.tables import NUMBER
+
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
@@ -12,13 +14,13 @@ depends_on = None
 def upgrade() -> None:
     op.create_table(
         "choices",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("job_id", sa.Integer(), nullable=False),
+        sa.Column("id", NUMBER, nullable=False),
+        sa.Column("job_id", NUMBER, nullable=False),
         sa.Column("token", sa.Text(), nullable=False),
         sa.Column("reviewer", sa.Text(), nullable=False),
-        sa.Column("left_task", sa.Integer(), nullable=False),
+        sa.Column("left_task", NUMBER, nullable=False),
         sa.Column("left_sha256", sa.String(), nullable=False),
-        sa.Column("right_task", sa.Integer(), nullable=True),
+        sa.Column("right_task", NUMBER, nullable=True),
         sa.Column("right_sha256", sa.String(), nullable=True),
         sa.Column("verdict", sa.String(), nullable=False),
         sa.Column("stars", sa.Integer(), nullable=True),
@@ -38,9 +40,9 @@ def upgrade() -> None:
     op.create_index("ix_choices_job", "choices", ["job_id", "id"])
     op.create_table(
         "origins",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("task_id", sa.Integer(), nullable=False),
-        sa.Column("origin_task", sa.Integer(), nullable=False),
+        sa.Column("id", NUMBER, nullable=False),
+        sa.Column("task_id", NUMBER, nullable=False),
+        sa.Column("origin_task", NUMBER, nullable=False),
         sa.Column("origin_sha256", sa.String(), nullable=False),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["task_id"], ["tasks.id"]),

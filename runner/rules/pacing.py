@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Awaitable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,6 +36,8 @@ STARTING_S = 0.03
 """Added to the distance from the first request after a pause: it finds everything cold, and arrives late."""
 MOST_GUARDED = 1024
 """Departures that are remembered, at most."""
+LEAD_S = 0.1
+"""How long before its instant a request is booked and put on record: longer than a disk mostly takes to flush."""
 _DUST_S = 1e-6
 
 
@@ -66,8 +68,40 @@ class Heard:
     reset_s: float | None = None
 
 
+Claimed = tuple[float, bool]
+"""The first instant at which a request may leave, and whether that place is booked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What gates that lie elsewhere answer to a claim, in seconds of their own `clock`, which is read with it."""
+
+    at: float
+    booked: bool
+    clock: float
+    lead_s: float = 0.0
+    """How far ahead the run books that has to begin earliest: so do all, or it would take every place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Says:
+    """What a run tells the others: what it believes of each gate, per minute, and how far ahead it has to book."""
+
+    rates: Mapping[str, float]
+    lead_s: float = 0.0
+
+
 class Pace(Protocol):
-    """When requests of one key may leave; `Pacer` is one run's, `limiter.SharedPacer` that of all runs of a machine."""
+    """When requests of one key may leave.
+
+    `Pacer` is one run's, `limiter.SharedPacer` that of all runs of a machine, `limiter.LedgerPacer` that of all runs
+    that share a ledger.
+    """
+
+    @property
+    def lead_s(self) -> float:
+        """How long before its instant a place is to be claimed, at most."""
+        ...
 
     @property
     def per_minute(self) -> float | None:
@@ -78,12 +112,19 @@ class Pace(Protocol):
         """Raise InputError for an amount that a gate can never hold."""
         ...
 
-    def claim(self, at: float, until: float, costs: Mapping[str, float]) -> tuple[float, bool]:
-        """The first instant from `at` on at which a request may leave; booked if it is by `until`, as is told too."""
+    def claim(self, at: float, until: float, costs: Mapping[str, float]) -> Claimed | Awaitable[Claimed]:
+        """The first instant from `at` on at which a request may leave; booked if it is by `until`, as is told too.
+
+        To be awaited where that takes a while.
+        """
         ...
 
-    def held(self, now: float) -> bool:
-        """Whether nobody may leave now, whatever was booked."""
+    def void(self, at: float, now: float) -> bool:
+        """Whether a place that was booked for `at` is of no use now: nobody may leave, or it has passed."""
+        ...
+
+    def recorded(self, took_s: float) -> None:
+        """Note how long it took to put a request on record whose place was booked."""
         ...
 
     def depart(self, at: float, now: float, costs: Mapping[str, float]) -> float:
@@ -123,10 +164,14 @@ class Tempo:
 
     def pace(self, per_minute: float) -> float:
         """The present share, where so many requests a minute would be all."""
-        recovery = min(RECOVERY, RECOVERY_S / 60.0 * per_minute)
-        whole = recovery * math.cbrt(self.fall / HARDEST_FALL)
+        recovery, whole = self.curve(per_minute)
         grown = HARDEST_FALL * ((self.passed - whole) / recovery) ** 3
         return min(1.0, max(SLOWEST, self.broke * (1.0 + grown)))
+
+    def curve(self, per_minute: float) -> tuple[float, float]:
+        """How long the curve is and where on it the pace is back where it broke, both in requests."""
+        recovery = min(RECOVERY, RECOVERY_S / 60.0 * per_minute)
+        return recovery, recovery * math.cbrt(self.fall / HARDEST_FALL)
 
     def lower(self, per_minute: float) -> None:
         """A crowd of 429s came. One that comes early once is bad luck, and twice it is too fast: the last two count."""
@@ -148,6 +193,11 @@ class Pacer:
     _left: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_GUARDED))
     """The departures of the last second, each with the time at the full limit that all before it had taken."""
     _taken_s: float = 0.0
+
+    @property
+    def lead_s(self) -> float:
+        """How long before its instant a place is to be claimed, at most."""
+        return LEAD_S
 
     @property
     def pace(self) -> float:
@@ -189,7 +239,7 @@ class Pacer:
         self.tempo.passed += 1.0
         return at
 
-    def claim(self, at: float, until: float, costs: Mapping[str, float]) -> tuple[float, bool]:
+    def claim(self, at: float, until: float, costs: Mapping[str, float]) -> Claimed:
         """The first instant from `at` on at which a request may leave, and whether it is booked: if it is by `until`.
 
         The booking is at that instant, not at the one when a timer woke up: no rate is lost to a late loop.
@@ -202,6 +252,13 @@ class Pacer:
     def held(self, now: float) -> bool:
         """Whether nobody may leave now, whatever was booked."""
         return now < self.hold_until
+
+    def void(self, at: float, now: float) -> bool:
+        """Whether a place that was booked for `at` is of no use now. Who is late keeps its distance: see `depart`."""
+        return self.held(now)
+
+    def recorded(self, took_s: float) -> None:
+        """Note how long it took to put a request on record: on this machine, never longer than the lead for long."""
 
     def depart(self, at: float, now: float, costs: Mapping[str, float]) -> float:
         """Note that a request which was booked for `at` leaves `now`; a later instant instead, if it has to wait.

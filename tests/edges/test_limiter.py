@@ -257,12 +257,12 @@ def test_without_a_place_for_the_file_a_run_paces_itself(tmp_path: Path, spoil: 
 def test_the_file_of_a_key_does_not_tell_it_and_goes_when_it_is_old(tmp_path: Path) -> None:
     key, other = "sk-secret-0123456789", "sk-other"
     url = "https://api.example.com/v1"
-    path = limiter.key_file(tmp_path, url, key)
-    assert path == limiter.key_file(tmp_path, url, key)
-    assert len({path, limiter.key_file(tmp_path, url, other), limiter.key_file(tmp_path, url + "2", key)}) == 3
+    path = limiter.key_file(tmp_path, limiter.key_digest(url, key))
+    assert path == limiter.key_file(tmp_path, limiter.key_digest(url, key))
+    assert len({limiter.key_digest(url, key), limiter.key_digest(url, other), limiter.key_digest(url + "2", key)}) == 3
     assert key not in str(path)
     path.write_text("{}")
-    recent = limiter.key_file(tmp_path, url, other)
+    recent = limiter.key_file(tmp_path, limiter.key_digest(url, other))
     recent.write_text("{}")
     old = time.time() - limiter.KEPT_S - 60
     os.utime(path, (old, old))

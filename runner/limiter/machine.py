@@ -1,4 +1,4 @@
-"""The pace of one provider key, shared by every run on this machine.
+"""The pace of one provider key among the runs of one machine: a small file, and its lock.
 
 Owns the small file in which the runs that use one key keep their common gates, and the order of reading, booking and
 writing it under a lock. The arithmetic is `rules.pacing`; each run goes through two sets of gates: its own, with the
@@ -9,7 +9,6 @@ run: where the file cannot be used, a run paces itself alone.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import locks
-from runner.rules.pacing import TRUSTED, Gate, Heard, Pacer, Tempo
+from runner.rules.pacing import TRUSTED, Claimed, Gate, Heard, Pacer, Tempo
 
 ALIVE_S = 120.0
 """A run that has booked nothing for so long has no say in how fast the key is."""
@@ -36,10 +35,9 @@ _LONGEST = 1e9
 """Requests without a 429, beyond which they are no longer counted."""
 
 
-def key_file(folder: Path, base_url: str, api_key: str) -> Path:
-    """Where the runs that use this key with this server meet. The name does not tell the key."""
-    digest = hashlib.sha256(f"{base_url}\n{api_key}".encode()).hexdigest()
-    return folder / f"{digest[:32]}.json"
+def key_file(folder: Path, digest: str) -> Path:
+    """Where the runs that use the key of this digest meet."""
+    return folder / f"{digest}.json"
 
 
 def default_folder() -> Path | None:
@@ -92,6 +90,11 @@ class SharedPacer:
         return self._descriptor is not None
 
     @property
+    def lead_s(self) -> float:
+        """How long before its instant a place is to be claimed, at most."""
+        return self._own.lead_s
+
+    @property
     def per_minute(self) -> float | None:
         """Requests a minute that this run may send at most."""
         return self._own.per_minute
@@ -100,7 +103,7 @@ class SharedPacer:
         """Raise InputError for an amount that a gate of this run can never hold."""
         self._own.check(costs)
 
-    def claim(self, at: float, until: float, costs: Mapping[str, float]) -> tuple[float, bool]:
+    def claim(self, at: float, until: float, costs: Mapping[str, float]) -> Claimed:
         """The first instant from `at` on, and whether it is booked with everyone: if it is by `until`."""
         own = self._own.earliest(at)
         if own > until:
@@ -113,9 +116,13 @@ class SharedPacer:
             common.book(found, costs)
             return found, True
 
-    def held(self, now: float) -> bool:
+    def void(self, at: float, now: float) -> bool:
         """Whether nobody of this run may leave now. What holds the others is heard with the next claim."""
-        return self._own.held(now)
+        return self._own.void(at, now)
+
+    def recorded(self, took_s: float) -> None:
+        """Note how long it took to put a request on record."""
+        self._own.recorded(took_s)
 
     def depart(self, at: float, now: float, costs: Mapping[str, float]) -> float:
         """Note that a request of this run that was booked for `at` leaves `now`; a later instant, if it has to wait."""

@@ -7,10 +7,12 @@ other: planned, capped, paid, resumed by its name. Refuses to choose (`report.fi
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,12 @@ from runner.invocation import Options
 from runner.ledger import Job, Ledger, Tile
 from runner.planner import CHUNK, chunks
 from runner.report.finalists import finalists
-from runner.store import Store
+from runner.store import Store, store_at
 
 _KEPT = ("provider", "fallback_model", "limits", "budget", "retry", "timeouts", "renditions")
 """What a promotion takes over from the manifest of its origin."""
 _MOST_NAME = 100
+_PIECE_BYTES = 1 << 20
 _ID_KEY_DIGITS = 10
 
 
@@ -75,6 +78,31 @@ class _Prompt:
     keys: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The chosen images, and the folder of the manifest that names them."""
+
+    images: Store
+    manifests: Store
+    folder: Path
+
+    def beside(self, path: str) -> str:
+        """The way from the manifest to an image, which is copied to this machine if it is not a file of it.
+
+        Raises:
+            StoreError: it cannot be read, or not be written here.
+        """
+        found = self.images.located(path)
+        if isinstance(found, str):
+            with self.images.local_copy(path) as copy, copy.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                file.seek(0)
+                kept = self.manifests.derived.promoted_path(digest, path)
+                self.manifests.derived.put(kept, iter(partial(file.read, _PIECE_BYTES), b""))
+            found = Path(self.manifests.located(kept))
+        return Path(os.path.relpath(os.path.realpath(found), os.path.realpath(self.folder))).as_posix()
+
+
 @contextmanager
 def prepared(job: str | Path, options: Options, choosing: Choosing, target: Target) -> Iterator[Promotion]:
     """Write the manifest of a promotion, to be planned; it is there for the block alone.
@@ -103,11 +131,14 @@ def prepared(job: str | Path, options: Options, choosing: Choosing, target: Targ
         earlier = _earlier(ledger, origin, name, {tile.key for tile in chosen})
         kept = _kept(origin, ledger, options)
         _really(chosen, kept, options)
-        store = Store(options.output_folder, origin.name)
+        images = store_at(options.output_for(origin), origin.name)
+        # A manifest is a file of this machine, wherever images go.
+        store = store_at(options.output_folder, origin.name)
         store.prepare()
         path = store.derived.promotion_path(f"{name}~plan-{os.getpid()}")
-        manifest = store.output / path
-        text = _yaml(_manifest(origin, name, [*earlier, *chosen], target, kept, store.output, manifest.parent))
+        manifest = Path(store.located(path))
+        files = _Files(images, store, manifest.parent)
+        text = _yaml(_manifest(origin, name, [*earlier, *chosen], target, kept, files))
     store.derived.put(path, text.encode("utf-8", "surrogatepass"))
     try:
         yield Promotion(origin.name, name, manifest, text, chosen, len(earlier))
@@ -117,10 +148,10 @@ def prepared(job: str | Path, options: Options, choosing: Choosing, target: Targ
 
 def keep(promotion: Promotion, options: Options) -> Path:
     """Give the manifest of a promotion the place where runs find it; that of an earlier one of its name goes."""
-    store = Store(options.output_folder, promotion.origin)
+    store = store_at(options.output_folder, promotion.origin)
     path = store.derived.promotion_path(promotion.name)
     store.derived.put(path, promotion.text.encode("utf-8", "surrogatepass"))
-    return store.output / path
+    return Path(store.located(path))
 
 
 def _checked(name: str) -> str:
@@ -181,8 +212,7 @@ def _manifest(
     tiles: Sequence[Tile],
     target: Target,
     kept: Mapping[str, Any],
-    output: Path,
-    folder: Path,
+    files: _Files,
 ) -> dict[str, Any]:
     prompts: dict[tuple[object, ...], _Prompt] = {}
     for tile in tiles:
@@ -219,8 +249,7 @@ def _manifest(
             "settings": settings,
         }
         if target.as_edit and tile.path is not None:
-            image = os.path.relpath(os.path.realpath(output / tile.path), os.path.realpath(folder))
-            entry["edit"] = {"images": [glob.escape(Path(image).as_posix())]}
+            entry["edit"] = {"images": [glob.escape(files.beside(tile.path))]}
         same = (tile.prompt, *settings.values(), str(entry.get("edit")))
         prompts.setdefault(same, _Prompt(entry)).keys.append(tile.key)
     return {
@@ -231,7 +260,8 @@ def _manifest(
         **{key: value for key, value in kept.items() if key != "fallback_model" or target.model is None},
         "prompts": [prompt.entry for prompt in prompts.values()],
         "samples": target.samples,
-        "output": {"name": "{{ prompt_id }}/{{ size }}-{{ quality }}-{{ sample }}"},
+        "output": {"name": "{{ prompt_id }}/{{ size }}-{{ quality }}-{{ sample }}"}
+        | ({} if origin.output is None else {"dir": origin.output}),
         "promotion": {
             "job": origin.name,
             "origins": {prompt.entry["id"]: prompt.keys for prompt in prompts.values()},

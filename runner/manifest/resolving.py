@@ -61,6 +61,7 @@ def digest(manifest: Manifest, *, simulated: bool) -> str:
         ManifestError: a prompt file cannot be read.
     """
     data = {key: value for key, value in _data(manifest).items() if key not in _NOT_OF_THE_TASKS}
+    data["output"] = {"name": data["output"]["name"]}  # the same images, wherever they lie
     for index, prompt in enumerate(manifest.prompts):
         if isinstance(prompt, FilePrompt):
             # Where the file lies decides nothing but the lines that errors name.
@@ -149,7 +150,10 @@ def _data(manifest: Manifest) -> dict[str, Any]:
         "samples": manifest.samples,
         "settings": {name: API_DEFAULTS[name] if value is None else value for name, value in settings.items()},
         "edit": _edit(manifest.edit, manifest.binding),
-        "output": {"name": manifest.output.name or manifest.binding.name_source},
+        "output": {
+            **({"dir": manifest.output.dir} if manifest.output.dir else {}),
+            "name": manifest.output.name or manifest.binding.name_source,
+        },
         "renditions": renditions_data(manifest.renditions),
         "limits": manifest.limits.model_dump(exclude_none=True) or None,
         "budget": manifest.budget.model_dump() if manifest.budget else None,

@@ -44,6 +44,7 @@ from runner.manifest.values import (
     as_float,
     as_int,
     as_text,
+    bucket_url,
     safe_job_name,
 )
 from runner.renditions.recipe import Recipe
@@ -272,7 +273,13 @@ class Batch(Part):
 
 
 class Output(Part):
-    """How images are called."""
+    """Where images go, and how they are called."""
+
+    dir: Annotated[Text, AfterValidator(bucket_url)] | None = Field(
+        default=None,
+        description="a prefix in a bucket that images go to, such as s3://bucket/prefix; "
+        "--output and RUNNER_OUTPUT win over it, and choose a folder",
+    )
 
     name: Text | None = Field(
         default=None,

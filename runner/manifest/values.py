@@ -216,6 +216,21 @@ def safe_job_name(name: str) -> str:
     )
 
 
+def bucket_url(url: str) -> str:
+    """The URL of a bucket and a prefix in it; a folder is none, and neither is what has a secret in it.
+
+    Raises:
+        Wrong: it is none.
+    """
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s@?#]+", url):
+        return url
+    # Without the text: a key may stand in it.
+    raise Wrong(
+        "this is no URL of a bucket",
+        hint="e.g. s3://bucket/prefix, without user, key or query; a folder is chosen with --output or RUNNER_OUTPUT",
+    )
+
+
 def unknown_key(key: str, known: list[str]) -> str:
     """The hint for a key that does not exist."""
     if nearest(key, known) is None or key in _ELSEWHERE:

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cache, partial
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from runner.errors import InputError
+from runner.errors import InputError, StoreError
 from runner.inputs import BadInput
 from runner.ledger import Glimpse, Job, Ledger, Night
 from runner.manifest.durations import written
@@ -27,6 +26,7 @@ from runner.renditions import Recipe
 from runner.renditions.rendering import render
 from runner.report.minutes import bundled
 from runner.rules.pricing import microusd, usd
+from runner.store import Store
 from runner.tasks import Status
 
 MAX_BYTES = 100_000
@@ -58,12 +58,12 @@ def night(
     run_id: int | None = None,
     *,
     now: dt.datetime,
-    output: Path | None = None,
+    store: Store | None = None,
     gallery: str | None = None,
 ) -> str:
     """The report of one run of a job, its newest if `run_id` is None. `now` is aware.
 
-    `output` is the output folder, for small pictures; those whose files are not there are left out, as all are without
+    `store` has the images, for small pictures; those whose files are not there are left out, as all are without
     it. `gallery` is the address of the job's gallery as seen from where the report will lie; None where there is none.
 
     Raises:
@@ -82,7 +82,7 @@ def night(
     doubt_microusd = ledger.doubt_found(run["id"], simulated=simulated)
     made = sum(group.images for group in seen.groups)
     manifest = _manifest(run["manifest"])
-    pictures = [] if output is None else _pictures(output, seen.glimpses)
+    pictures = [] if store is None else _pictures(store, seen.glimpses)
     problems = [
         (_words(p["status"]), p["tasks"], _short(p["code"]), _short(p["example"]), _short(p["name"]))
         for p in ledger.problems(job)
@@ -230,12 +230,12 @@ def _bars(minutes: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
     }
 
 
-def _pictures(output: Path, glimpses: Sequence[Glimpse]) -> list[tuple[str, str]]:
+def _pictures(store: Store, glimpses: Sequence[Glimpse]) -> list[tuple[str, str]]:
     """(name, data URI) of each picture whose file is there, as far as they have room."""
     pictures, room = [], _MAX_GLIMPSE_BYTES
     for glimpse in glimpses:
         for path in (glimpse.thumbnail, glimpse.path):
-            data = None if path is None else _small(output, path)
+            data = None if path is None else _small(store, path)
             if data is not None:
                 break
         else:
@@ -247,14 +247,15 @@ def _pictures(output: Path, glimpses: Sequence[Glimpse]) -> list[tuple[str, str]
     return pictures
 
 
-def _small(output: Path, path: str) -> str | None:
-    """A picture as a data URI; None where there is no such file below the output folder, or no picture in it."""
-    file = output / path
+def _small(store: Store, path: str) -> str | None:
+    """A picture as a data URI; None where there is no such file in the store, or no picture in it."""
     try:
-        if not file.resolve().is_relative_to(output.resolve()):
-            return None
-        (data,) = render(file, [_GLIMPSE])
-    except (OSError, BadInput):
+        # First as it is: what leads elsewhere is no file of ours, and a name proves nothing of it.
+        with store.reading(path):
+            pass
+        with store.local_copy(path) as file:
+            (data,) = render(file, [_GLIMPSE])
+    except (OSError, BadInput, StoreError):
         return None  # it is only decoration: whoever wants to know of damage asks `runner verify`
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
@@ -15,8 +16,9 @@ from typing import Final
 from runner.errors import InputError
 from runner.ledger import Job, Ledger, Tile
 from runner.manifest.problems import suggest
-from runner.renditions.sheet import SHOWN, Cell, Picture, Row, Sheet
+from runner.renditions.sheet import SHOWN, Cell, Copy, Picture, Row, Sheet
 from runner.rules.pricing import usd
+from runner.store import Store
 from runner.tasks import Status
 
 VARIANT: Final = "variant"
@@ -97,7 +99,7 @@ def sheet(
     ledger: Ledger,
     job: Job,
     *,
-    output: Path,
+    store: Store,
     rows: str = "prompt",
     columns: str = VARIANT,
     size_px: int = 256,
@@ -106,7 +108,7 @@ def sheet(
 ) -> Sheet:
     """The contact sheet of a job: what `rows` and `columns` name of each image says where it stands.
 
-    `output` is the output folder, `limit` the most rows. Both orders are the manifest's.
+    `store` has the images, `limit` the most rows. Both orders are the manifest's.
 
     Raises:
         InputError: an axis that the job does not have, or more cells than a sheet can have.
@@ -133,7 +135,7 @@ def sheet(
                     f"the sheet would have more than {MOST_CELLS:,} cells",
                     hint="--limit N takes the first N rows; `runner gallery` has room for all of them",
                 )
-            cell.add(tile, _picture(tile, output, size_px))
+            cell.add(tile, _picture(tile, store, size_px))
     for name, is_there in ((rows, has_row), (columns, has_column)):
         if labels and not is_there:
             hint = suggest(name, list(axes), what="rows and columns can be")
@@ -182,10 +184,15 @@ def _value(tile: Tile, axis: str) -> str | None:
     return fields.get(axis)
 
 
-def _picture(tile: Tile, output: Path, size_px: int) -> Picture:
+def _picture(tile: Tile, store: Store, size_px: int) -> Picture:
     if tile.status is not Status.DONE or tile.path is None:
         reason = tile.error_message or tile.error_code
         word = _NOT_MADE.get(tile.status, tile.status.value)
         return Picture(note=f"{word}: {reason}" if reason else word)
     paths = [tile.thumbnail] if tile.thumbnail is not None and size_px <= _THUMBNAIL_PX else []
-    return Picture(tuple(output / path for path in [*paths, tile.path]))
+    return Picture(tuple(_file(store, path) for path in [*paths, tile.path]))
+
+
+def _file(store: Store, path: str) -> Path | Copy:
+    found = store.located(path)
+    return partial(store.local_copy, path) if isinstance(found, str) else found

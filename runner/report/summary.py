@@ -71,7 +71,7 @@ def summarise(
         exit_code=code,
         reason=reason,
         images=images,
-        ledger=str(ledger.path),
+        ledger=str(ledger.place),
         composites=composites.made,
         composites_failed=composites.failed,
         renditions=renditions.made,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.ledger import Ledger
+    from runner.store import Store
 
 __all__ = ["Settings", "serve"]
 
@@ -38,8 +38,8 @@ class Settings:
     port: int = 0
 
 
-def serve(ledger: Ledger, job: str, output: Path, settings: Settings, *, on_ready: Callable[[str], None]) -> None:
-    """Serves until SIGINT or SIGTERM. `output` is the folder that the ledger's paths are relative to.
+def serve(ledger: Ledger, store: Store, settings: Settings, *, on_ready: Callable[[str], None]) -> None:
+    """Serves the job of this store until SIGINT or SIGTERM.
 
     `on_ready` gets the address (`http://127.0.0.1:PORT/?token=TOKEN`) once connections are accepted. Whoever has it can
     see the job's images and choose.
@@ -49,4 +49,4 @@ def serve(ledger: Ledger, job: str, output: Path, settings: Settings, *, on_read
     """
     from runner.review.server import serve as serve_settings
 
-    serve_settings(ledger, job, output, settings, on_ready=on_ready)
+    serve_settings(ledger, store, settings, on_ready=on_ready)

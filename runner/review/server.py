@@ -10,7 +10,6 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
@@ -28,6 +27,7 @@ from runner.review.guard import Guard, refusal
 from runner.review.media import Picture, open_picture
 from runner.review.wire import LARGEST, MOST_BODY_BYTES, Asked, Chosen, M, Skipped, named, read
 from runner.serving import Server, listen
+from runner.store import Store
 
 HOST = "127.0.0.1"
 _PIECE_CHARS = 128 * 1024
@@ -37,21 +37,21 @@ _DIGITS = len(str(LARGEST)) + 1
 _PICTURE_HEADERS = {"cache-control": "private, max-age=300", "content-security-policy": "default-src 'none'; sandbox"}
 
 
-def serve(ledger: Ledger, job: str, output: Path, settings: Settings, *, on_ready: Callable[[str], None]) -> None:
+def serve(ledger: Ledger, store: Store, settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     """See `runner.review.serve`."""
     if settings.reviewer is not None:
         settings = replace(settings, reviewer=named(settings.reviewer))
-    desk = Desk(ledger, job, settings)
+    desk = Desk(ledger, store.job, settings)
     token = secrets.token_urlsafe(32)
     listener = listen(HOST, settings.port, what="the review")
     port = listener.getsockname()[1]
-    app = make_app(desk, output, token=token, port=port)
+    app = make_app(desk, store, token=token, port=port)
     Server(app, lambda: on_ready(f"http://{HOST}:{port}/?token={token}"), http="h11").serve_on(listener)
 
 
-def make_app(desk: Desk, output: Path, *, token: str, port: int) -> Guard:
+def make_app(desk: Desk, store: Store, *, token: str, port: int) -> Guard:
     """The whole of it as an ASGI application, for a server that listens on `port`."""
-    addresses = _Addresses(desk, output, token)
+    addresses = _Addresses(desk, store, token)
     app = Starlette(
         routes=[
             Route("/", addresses.page, methods=["GET"]),
@@ -100,9 +100,9 @@ class _TooLarge(Exception):
 class _Addresses:
     """What is answered where. Everything that waits for the ledger or a disk does so in a thread."""
 
-    def __init__(self, desk: Desk, output: Path, token: str) -> None:
+    def __init__(self, desk: Desk, store: Store, token: str) -> None:
         self._desk = desk
-        self._output = output
+        self._store = store
         self._links = _Links(token)
 
     async def page(self, _request: Request) -> Response:
@@ -148,7 +148,7 @@ class _Addresses:
 
     def _open(self, number: int, kind: str) -> Picture | None:
         path = self._desk.path(number, kind)
-        return None if path is None else open_picture(self._output, path)
+        return None if path is None else open_picture(self._store, path)
 
 
 async def _body(request: Request) -> bytes:
@@ -167,7 +167,7 @@ async def _sent(picture: Picture) -> AsyncIterator[bytes]:
         while piece := await to_thread.run_sync(picture.read):
             yield piece
     finally:
-        picture.file.close()
+        await to_thread.run_sync(picture.close)
 
 
 async def _streamed(pieces: Iterator[str]) -> AsyncIterator[bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,14 +16,11 @@ from pathlib import Path
 from runner.store.files import explained, flush_folder, fresh
 
 
-class Derived:
-    """Those of one job. `target` proves that a path lies in the job's folder, `scratch` is where files begin."""
+class Derived(ABC):
+    """Those of one job. Paths are relative to the output place."""
 
-    def __init__(self, output: Path, job: str, *, target: Callable[[str], Path], scratch: Callable[[], Path]) -> None:
-        self._output = output
+    def __init__(self, job: str) -> None:
         self._job = job
-        self._target = target
-        self._scratch = scratch
 
     def composite_path(self, name: str) -> str:
         """Where the composite of the asset of this name lies, relative to the output folder; always a PNG."""
@@ -50,24 +48,46 @@ class Derived:
         """Where the manifest of a promotion of this job lies."""
         return f"{self._job}/promotions/{name}.yaml"
 
+    def promoted_path(self, sha256: str, path: str) -> str:
+        """Where a picture lies that a promotion starts from, where its asset is no file of this machine."""
+        return f"{self._job}/promotions/pictures/{sha256}{Path(path).suffix}"
+
+    @abstractmethod
     def has_gallery(self) -> bool:
         """Whether the job has a gallery."""
-        return stat.S_ISREG(_mode(self._output / self.gallery_path))
 
     def put(self, path: str, data: bytes | Iterable[bytes]) -> None:
         """Let a file that was derived lie at `path`, durably and at once as a whole; what was there is replaced.
 
         Raises:
-            StoreError: the path leaves the job's folder, or the disk refuses.
+            StoreError: the path leaves the job's place, or it cannot be written.
         """
         self.put_all([(path, data)])
 
+    @abstractmethod
     def put_all(self, files: Sequence[tuple[str, bytes | Iterable[bytes]]]) -> None:
-        """As `put`, for files that come together: their folders are flushed once.
+        """As `put`, for files that come together.
 
         Raises:
-            StoreError: a path leaves the job's folder, or the disk refuses.
+            StoreError: a path leaves the job's place, or one cannot be written.
         """
+
+
+class FolderDerived(Derived):
+    """Those in a folder. `target` proves that a path lies in the job's folder, `scratch` is where files begin."""
+
+    def __init__(self, output: Path, job: str, *, target: Callable[[str], Path], scratch: Callable[[], Path]) -> None:
+        super().__init__(job)
+        self._output = output
+        self._target = target
+        self._scratch = scratch
+
+    def has_gallery(self) -> bool:
+        """Whether the job has a gallery."""
+        return stat.S_ISREG(_mode(self._output / self.gallery_path))
+
+    def put_all(self, files: Sequence[tuple[str, bytes | Iterable[bytes]]]) -> None:
+        """As `put`, for files that come together: their folders are flushed once."""
         folders: set[Path] = set()
         for path, data in files:
             # The gallery's page may be written by a command and by a run at the same time.

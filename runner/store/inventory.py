@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -47,12 +48,64 @@ class Entry:
     detail: str = ""
 
 
-class Inventory:
-    """The files of one job below an output folder, to look at. Its methods may be called from several threads."""
+class Inventory(ABC):
+    """The files of one job below an output place, to look at. Its methods may be called from several threads."""
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+
+    @abstractmethod
+    def look(self, path: str, *, sha256: str, size_bytes: int, facts: ImageFacts | None = None) -> Look:
+        """Hold the file at `path` (relative to the output place) against its size and hash.
+
+        With `facts` the image is read and decoded as well, and held against those.
+        """
+
+    @abstractmethod
+    def walk(self) -> Iterator[Entry]:
+        """Everything where assets lie, in no particular order."""
+
+    @abstractmethod
+    def walk_all(self) -> Iterator[Entry]:
+        """Everything of the job but its logs, its temporary files and its lock."""
+
+    @abstractmethod
+    def temporaries(self) -> list[str]:
+        """The temporary files that are there, by their paths."""
+
+    @abstractmethod
+    def is_there(self, path: str) -> bool:
+        """Whether anything lies at `path`, as `walk`, `walk_all` and `temporaries` tell it."""
+
+    @abstractmethod
+    def digest(self, path: str) -> str | None:
+        """The hash of a file that `walk` or `walk_all` has found, None if it cannot be read (any more)."""
+
+    @abstractmethod
+    def flush(self, path: str) -> None:
+        """Make the bytes of a file durable: whoever put it there may not have.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+
+    def _is_ours(self, path: str) -> bool:
+        parts = path.split("/")
+        return (
+            len(parts) > 2
+            and parts[0] == self._job
+            and parts[1] in ("images", "superseded")
+            and not any(part in ("", ".", "..") for part in parts)
+            and "\0" not in path
+        )
+
+
+class FolderInventory(Inventory):
+    """The files of one job below an output folder, to look at."""
 
     def __init__(self, output: Path, job: str) -> None:
+        super().__init__(job)
         self._output = output
-        self._job = job
         self._folder = Path(os.path.realpath(output / job))
 
     def look(self, path: str, *, sha256: str, size_bytes: int, facts: ImageFacts | None = None) -> Look:
@@ -86,7 +139,7 @@ class Inventory:
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                     return Look("changed", "its size is right, its hash is another")
-                wrong = None if facts is None else _decode(file, facts)
+                wrong = None if facts is None else decode(file, facts)
             return Look("good") if wrong is None else Look("undecodable", wrong)
         except OSError as error:
             return Look("unreadable", error.strerror or str(error))
@@ -137,16 +190,6 @@ class Inventory:
                 os.close(descriptor)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}", hint="check the folder and its permissions") from None
-
-    def _is_ours(self, path: str) -> bool:
-        parts = path.split("/")
-        return (
-            len(parts) > 2
-            and parts[0] == self._job
-            and parts[1] in ("images", "superseded")
-            and not any(part in ("", ".", "..") for part in parts)
-            and "\0" not in path
-        )
 
     def _walk(self, roots: list[str]) -> Iterator[Entry]:
         waiting = roots
@@ -201,7 +244,7 @@ def _entry(path: str, found: os.stat_result) -> Entry:
     return Entry(path, kind, found.st_size, found.st_ctime)
 
 
-def _decode(file: IO[bytes], facts: ImageFacts) -> str | None:
+def decode(file: IO[bytes], facts: ImageFacts) -> str | None:
     """What is wrong with an image once all of it is decoded."""
     from PIL import Image, UnidentifiedImageError
 

@@ -11,6 +11,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from runner.store.files import explained, fresh
 from runner.store.verify import ImageFacts, ImageVerifier
@@ -25,7 +26,20 @@ class Sealed:
     facts: ImageFacts
 
 
-class Partial:
+class Partial(Protocol):
+    """Where one image goes while it is being received."""
+
+    def write(self, data: bytes, /) -> None:
+        """Append decoded image bytes; raises BadImage, StoreError."""
+
+    def seal(self) -> Sealed:
+        """Verify that the image is whole, and make it durable; raises BadImage, StoreError."""
+
+    def discard(self) -> None:
+        """Remove what was received; it is of no use."""
+
+
+class FilePartial:
     """The file of one attempt while it is being received: hashed and verified as the bytes pass."""
 
     def __init__(self, path: Path) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 class RunLog:
     """What a run did, line by line. A log that cannot be written never stops a run: the ledger has what matters.
 
-    `problem` says why there is none, or why lines of it are missing.
+    `path` is its file, `problem` says why there is none, or why lines of it are missing.
     """
 
     def __init__(self, path: Path, descriptor: int | None, problem: str | None = None) -> None:
-        self._path = path
+        self.path = path
         self._descriptor = descriptor
         self._torn = False
         self.problem = problem
@@ -33,7 +33,7 @@ class RunLog:
         try:
             written = os.write(self._descriptor, data)
         except OSError as error:
-            self.problem = f"{self._path}: {error.strerror}"
+            self.problem = f"{self.path}: {error.strerror}"
         else:
             self._torn = written < len(data)
 

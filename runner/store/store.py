@@ -1,404 +1,209 @@
-"""Files of one job: received under a temporary name, verified, flushed, and only then given their own name.
+"""What every store of a job's files can do, wherever they lie.
 
-Owns every write below the output folder: nothing is written, moved or removed through a symbolic link below the job's
-folder, and no pipe or device is waited for. Blocking; the engine calls what flushes in another thread than its loop's.
-It is long because every way in which a file gets, changes or loses its name is here.
+Owns the contract: received under a temporary name, verified, durable, and only then given its own name (law 2); and
+what follows from that alone, whatever lies below. Blocking; the engine calls what waits in another thread than its
+loop's. Paths are relative to the output place, with `/` between their parts.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import errno
-import hashlib
-import json
-import os
-import shutil
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cached_property
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import BinaryIO
 
-from runner import locks
-from runner.errors import StoreError
 from runner.store.batchfiles import BatchFiles
 from runner.store.derived import Derived
-from runner.store.files import explained, flush_folder, fresh, to_read
 from runner.store.partial import Partial, Sealed
-from runner.store.runlog import RunLog, to_append
-from runner.store.verify import BadImage, ImageVerifier
-
-_BUFFER_BYTES = 1 << 20
-_FOLDERS = (
-    "images",
-    ".partial",
-    ".batches",
-    "logs",
-    "superseded",
-    "composites",
-    "renditions",
-    "gallery",
-    "promotions",
-)
-"""What a job's folder may hold: assets in `images` and `superseded`, what was derived of them in the others."""
-_MOVE_AWAY = "move it away, then run again"
+from runner.store.places import Output
+from runner.store.runlog import RunLog
 
 
-class Store:
-    """The files of one job below an output folder."""
+class Store(ABC):
+    """The files of one job below an output place."""
 
-    def __init__(self, output: Path, job: str) -> None:
+    def __init__(self, output: Output, job: str) -> None:
         self.output = output
         self.job = job
-        self._folder = output / job
-        self._known: set[Path] = set()
-
-    @property
-    def folder(self) -> Path:
-        """The job's folder; all of its files lie below it."""
-        return self._folder
 
     @property
     def images(self) -> str:
-        """The folder of the assets, relative to the output folder."""
+        """Where the assets lie, relative to the output place."""
         return f"{self.job}/images"
 
+    def path(self, name: str) -> str:
+        """Where the asset of this name lies, relative to the output place."""
+        return f"{self.images}/{name}"
+
+    @property
+    @abstractmethod
+    def is_remote(self) -> bool:
+        """Whether `place` goes over a network: then the ledger's writing thread must not wait for it."""
+
+    @abstractmethod
+    def located(self, path: str) -> Path | str:
+        """What a person opens to see what lies at `path`: a file's path, or a URL."""
+
+    @abstractmethod
     def prepare(self) -> None:
-        """Make the job's folders.
+        """See that files can be written, before anything is sent.
 
         Raises:
-            StoreError: they cannot be made or written to, or one of them leads elsewhere.
+            StoreError: they cannot; it says what to do.
         """
-        for name in _FOLDERS:
-            self._own(name)
-        for name in ("images", ".partial"):
-            folder = self._folder / name
-            self._make(folder)
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise StoreError(f"the folder {folder} cannot be written", hint="check its permissions")
 
+    @abstractmethod
     def has_run_logs(self) -> bool:
         """Whether runs of this job have been logged here, whatever the ledger knows of them.
 
         Raises:
             StoreError: the logs cannot be listed.
         """
-        folder = self._own("logs")
-        with explained(folder):
-            try:
-                with os.scandir(folder) as entries:
-                    return any(entry.name.startswith("run-") and entry.name.endswith(".jsonl") for entry in entries)
-            except (FileNotFoundError, NotADirectoryError):
-                return False
 
-    @contextmanager
-    def lock(self, *, now: dt.datetime) -> Iterator[None]:
-        """Hold the job's folder for the block: whoever holds it may remove what others have left there.
+    @abstractmethod
+    def lock(self, *, now: dt.datetime) -> AbstractContextManager[None]:
+        """Hold the job's place for the block, against other processes of this machine: temporary files are its own.
 
         Raises:
             Locked: another process holds it, with this ledger or another.
             StoreError: the lock's file cannot be opened.
         """
-        path = self._folder / ".lock"
-        with explained(path):
-            descriptor = locks.open_file(path)
-        with locks.held(descriptor, what=f"the folder {self._folder}", now=now):
-            yield
 
-    def path(self, name: str) -> str:
-        """Where the asset of this name lies, relative to the output folder."""
-        return f"{self.images}/{name}"
+    # -- receiving ------------------------------------------------------------------------------
 
+    @abstractmethod
     def partial(self, attempt_id: int) -> Partial:
         """A new temporary file for one attempt.
 
         Raises:
             StoreError: it cannot be made.
         """
-        self._own(".partial")
-        return Partial(self._partial_path(attempt_id))
 
+    @abstractmethod
     def line(self, batch: int, number: int) -> Partial:
         """A new temporary file for the image of one line of a batch's results: whose it is may not be known yet.
 
         Raises:
             StoreError: it cannot be made.
         """
-        return Partial(self._own(".partial") / f"batch-{batch}-{number}.part")
 
-    def place_line(self, line: Partial, path: str) -> None:
-        """Give the sealed file of a line its own name, durably; as `place`."""
-        self._rename(line.path, self._target(path))
-
-    def superseded(self, name: str, *, tag: str, sha256: str) -> str:
-        """Where an image goes that came too late, relative to the output folder: nothing lies there, or that image."""
-        file = Path(name)
-        path = f"{self.job}/superseded/{file.with_name(f'{file.stem}~{tag}{file.suffix}').as_posix()}"
-        return self._free(path) if self.occupied(path) and not self.matches(path, sha256) else path
-
-    @property
-    def derived(self) -> Derived:
-        """The files that are made of assets, or about them."""
-        return Derived(self.output, self.job, target=self._target, scratch=self._scratch)
-
-    def _scratch(self) -> Path:
-        folder = self._own(".partial")
-        self._make(folder)
-        return folder
-
-    @property
-    def batches(self) -> BatchFiles:
-        """The files of requests that are about to be submitted."""
-        return BatchFiles(self._batch_folder)
-
-    def _batch_folder(self) -> Path:
-        folder = self._own(".batches")
-        self._make(folder)
-        return folder
-
-    def occupied(self, path: str) -> bool:
-        """Whether anything lies at `path` (relative to the output folder)."""
-        return os.path.lexists(self.output / path)
-
-    def has(self, path: str, size_bytes: int) -> bool:
-        """Whether a file of this length lies at `path` (relative to the output folder)."""
-        try:
-            found = (self.output / path).lstat()
-        except OSError:
-            return False
-        return stat.S_ISREG(found.st_mode) and found.st_size == size_bytes
-
+    @abstractmethod
     def place(self, attempt_id: int, path: str) -> None:
-        """Give the sealed file of an attempt its own name, durably. Nothing may lie there.
-
-        Its temporary name may come back when the power fails: whatever has one is looked at or removed by the next run.
+        """Give the sealed file of an attempt its own name, durably and verified. Nothing may lie there.
 
         Raises:
-            StoreError: something lies there, the path leaves the output folder, or the disk refuses.
+            StoreError: something lies there, the path leaves the job's place, or it cannot be written. The temporary
+                file stays, for the next run.
         """
-        self._rename(self._partial_path(attempt_id), self._target(path))
 
-    def move(self, old: str, new: str) -> None:
-        """Move a file, both paths relative to the output folder; nothing may lie at `new`."""
-        source = self.output / old
-        self._direct(source)
-        self._rename(source, self._target(new))
-        with explained(source):
-            flush_folder(source.parent)
+    @abstractmethod
+    def place_line(self, line: Partial, path: str) -> None:
+        """Give the sealed file of a line its own name, durably; as `place`."""
 
-    def link(self, old: str, new: str) -> None:
-        """Let the bytes of `old` lie at `new` as well: by a hard link, or a copy where the file system has none."""
-        source, target = self.output / old, self._target(new)
-        with explained(target):
-            if source.is_dir() and not source.is_symlink():
-                raise StoreError(f"{source} is a folder, where an image should be", hint=_MOVE_AWAY)
-            try:
-                os.link(source, target, follow_symlinks=False)
-            except FileExistsError:
-                raise StoreError(f"{target} exists already", hint=_MOVE_AWAY) from None
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
-                    raise
-                if os.path.lexists(target):
-                    raise StoreError(f"{target} exists already", hint=_MOVE_AWAY) from None
-                self._copy(source, target)
-            flush_folder(target.parent)
-
-    def take_over(self, old: str, new: str) -> None:
-        """Let another job's `old` lie at `new` as well, where nothing lies; to be put on record next.
-
-        Until that is done, `half_taken_over` tells of it.
-        """
-        note = self._own(".partial") / "taking-over"
-        with explained(note), os.fdopen(fresh(note), "w", encoding="utf-8") as file:
-            json.dump([old, new], file)
-        self.link(old, new)
-
-    def taken_over(self) -> None:
-        """Whatever was taken over is on record."""
-        note = self._own(".partial") / "taking-over"
-        with explained(note):
-            note.unlink(missing_ok=True)
-
-    def half_taken_over(self) -> str | None:
-        """What the last `take_over` has linked, unless it is the only name of its bytes; it may be on record or not."""
-        try:
-            note = to_read(self._own(".partial") / "taking-over")
-            if note is None:
-                return None
-            with note:
-                old, new = json.load(note)
-            target = self._target(str(new))
-            if target.lstat().st_nlink > 1 or self._same(self.output / str(old), target):
-                return str(new)
-        except (OSError, ValueError, TypeError, StoreError):
-            pass  # there is none, or nothing that can be relied on
-        return None
-
-    def keep_aside(self, path: str, *, tag: str) -> str:
-        """Let the file at `path` lie in `superseded/` as well, so that its name can be given to another image.
-
-        Returns its new path, relative to the output folder. The caller records that before it calls `release`.
-        """
-        name = Path(path).relative_to(self.images)
-        aside = f"{self.job}/superseded/{name.with_name(f'{name.stem}~{tag}{name.suffix}').as_posix()}"
-        if self.occupied(aside):
-            if self._same(self.output / path, self.output / aside):
-                return aside
-            aside = self._free(aside)
-        self.link(path, aside)
-        return aside
-
-    def doubled(self) -> Iterator[tuple[str, str]]:
-        """Files that `keep_aside` has given a second name, and that still have their first: first and second."""
-        kept = self._own("superseded")
-        for folder, _, names in os.walk(kept):
-            for aside in (Path(folder, name) for name in names):
-                first = aside.stem.rpartition("~")[0] + aside.suffix
-                path = self._folder / "images" / aside.relative_to(kept).with_name(first or aside.name)
-                with suppress(OSError):
-                    if os.path.samestat(path.lstat(), aside.lstat()):
-                        yield path.relative_to(self.output).as_posix(), aside.relative_to(self.output).as_posix()
-
-    def release(self, path: str) -> None:
-        """Remove the name `path` of a file that lies elsewhere as well."""
-        target = self._target(path)
-        with explained(target):
-            target.unlink(missing_ok=True)
-            flush_folder(target.parent)
-
-    def matches(self, path: str, sha256: str) -> bool:
-        """Whether a file lies at `path` (relative to the output folder) and has exactly these bytes."""
-        return self._digest(self.output / path) == sha256
-
+    @abstractmethod
     def partial_matches(self, attempt_id: int, sha256: str) -> bool:
         """Whether the temporary file of an attempt has exactly these bytes."""
-        return self._digest(self._partial_path(attempt_id)) == sha256
 
-    def examine(self, path: str) -> Sealed | None:
-        """What the file at `path` is, or None if it is no whole image."""
-        return self._examine(self.output / path)
-
+    @abstractmethod
     def examine_partial(self, attempt_id: int) -> Sealed | None:
         """What an attempt that died has left, made durable, or None if it is no whole image."""
-        path = self._partial_path(attempt_id)
-        found = self._examine(path)
-        if found is not None:
-            with explained(path):
-                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-        return found
 
+    @abstractmethod
     def sweep(self) -> int:
         """Remove every temporary file; only for the holder of the job's lock. Returns how many there were.
 
-        A folder among them is nobody's temporary file, and stays.
+        Raises:
+            StoreError: the disk refuses.
+        """
+
+    # -- looking --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def occupied(self, path: str) -> bool:
+        """Whether anything lies at `path`."""
+
+    @abstractmethod
+    def has(self, path: str, size_bytes: int) -> bool:
+        """Whether a file of this length lies at `path`."""
+
+    def have(self, files: Sequence[tuple[str, int]]) -> list[bool]:
+        """`has` for each of many files, by their paths and lengths."""
+        return [self.has(path, size_bytes) for path, size_bytes in files]
+
+    @abstractmethod
+    def matches(self, path: str, sha256: str) -> bool:
+        """Whether a file lies at `path` and has exactly these bytes."""
+
+    @abstractmethod
+    def examine(self, path: str) -> Sealed | None:
+        """What the file at `path` is, or None if it is no whole image."""
+
+    @abstractmethod
+    def reading(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """The file at `path`, to be read from its beginning; of any job below the same output place.
 
         Raises:
-            StoreError: the disk refuses, or the folder of the temporary files is a symbolic link.
+            StoreError: no file lies there, the way to it leads elsewhere, or it cannot be read.
         """
-        count = 0
-        folder = self._own(".partial")
-        with explained(folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.is_dir(follow_symlinks=False):
-                    Path(entry.path).unlink(missing_ok=True)
-                    count += 1
-        return count
 
-    @contextmanager
-    def log(self, run_id: int) -> Iterator[RunLog]:
-        """The log of one run: lines, appended as they happen. Where it cannot be opened, nothing is logged.
+    @abstractmethod
+    def local_copy(self, path: str) -> AbstractContextManager[Path]:
+        """A file of this machine with the bytes of `path`, for the block: the file itself where it is one.
 
         Raises:
-            StoreError: it would be written elsewhere: it, or its folder, is a symbolic link.
+            StoreError: there is none, or it cannot be read.
         """
-        path = self._own("logs") / f"run-{run_id:06d}.jsonl"
-        if path.is_symlink():
-            raise StoreError(f"{path} is a symbolic link, and is not written through", hint=_MOVE_AWAY)
-        try:
-            self._make(path.parent)
-            with explained(path):
-                log = RunLog(path, to_append(path))
-        except StoreError as error:
-            log = RunLog(path, None, error.message)
-        try:
-            yield log
-        finally:
-            log.close()
 
-    def _partial_path(self, attempt_id: int) -> Path:
-        return self._folder / ".partial" / f"{attempt_id}.part"
+    # -- names ----------------------------------------------------------------------------------
 
-    def _own(self, name: str) -> Path:
-        """One of the folders of this job, which may not exist yet, but does not lead elsewhere."""
-        folder = self._folder / name
-        with explained(folder):
-            if folder.is_symlink():
-                raise self._elsewhere(folder)
-        return folder
+    @abstractmethod
+    def move(self, old: str, new: str) -> None:
+        """Move a file; nothing may lie at `new`."""
 
-    def _target(self, path: str) -> Path:
-        """Where to write `path`, its folder made, and proved to lie inside the job's folder."""
-        target = self.output / path
-        self._direct(target)
-        self._make(target.parent)
-        return target
+    @abstractmethod
+    def link(self, old: str, new: str) -> None:
+        """Let the bytes of `old` lie at `new` as well, where nothing lies."""
 
-    def _direct(self, target: Path) -> None:
-        """See that no symbolic link lies between the job's folder and `target`; the job's folder itself may be one."""
-        # Before anything is made: a folder made through the link would lie outside as well.
-        below = os.path.relpath(target.parent, self._folder)
-        straight = os.path.normpath(f"{self._inside}/{below}")
-        if below.startswith("..") or os.path.realpath(target.parent) != straight:
-            raise self._elsewhere(target)
+    @abstractmethod
+    def take_over(self, old: str, new: str, origin: Output | None = None) -> None:
+        """Let another job's `old` lie at `new` as well, where nothing lies; to be put on record next.
 
-    @cached_property
-    def _inside(self) -> str:
-        """Where the job's folder lies; it may be a link itself, and then leads to one place for a whole run."""
-        return os.path.realpath(self._folder)
+        `origin` is the output place of `old`, where that is another. Until it is done, `half_taken_over` tells of it.
+        """
 
-    def _elsewhere(self, path: Path) -> StoreError:
-        return StoreError(
-            f"{path} would be written outside {self._folder}: it, or a folder on the way, is a symbolic link",
-            hint="remove the link, or choose another --output",
-        )
+    @abstractmethod
+    def taken_over(self) -> None:
+        """Whatever was taken over is on record."""
 
-    def _make(self, folder: Path) -> None:
-        """Make a folder and everything above it, each made durable in its parent."""
-        if folder in self._known:
-            return
-        missing = []
-        at = folder
-        with explained(folder):
-            while not at.is_dir() and at != at.parent:
-                missing.append(at)
-                at = at.parent
-            for new in reversed(missing):
-                new.mkdir(exist_ok=True)
-                flush_folder(new.parent)
-        self._known.add(folder)
+    @abstractmethod
+    def half_taken_over(self) -> str | None:
+        """What the last `take_over` has linked, unless it is the only name of its bytes; it may be on record or not."""
 
-    def _rename(self, source: Path, target: Path) -> None:
-        if os.path.lexists(target):
-            raise StoreError(f"{target} exists already", hint=_MOVE_AWAY)
-        with explained(target):
-            source.rename(target)
-            flush_folder(target.parent)
+    @abstractmethod
+    def keep_aside(self, path: str, *, tag: str) -> str:
+        """Let the file at `path` lie in `superseded/` as well, so that its name can be given to another image.
 
-    def _copy(self, source: Path, target: Path) -> None:
-        temporary = self._own(".partial") / f"copy-{target.name}"
-        original = to_read(source)
-        if original is None:
-            raise StoreError(f"{source} is not a file, where an image should be", hint=_MOVE_AWAY)
-        with original, os.fdopen(fresh(temporary), "wb") as copy:
-            shutil.copyfileobj(original, copy, _BUFFER_BYTES)
-            copy.flush()
-            os.fsync(copy.fileno())
-        temporary.rename(target)
+        Returns its new path. The caller records that before it calls `release`.
+        """
+
+    @abstractmethod
+    def doubled(self) -> Iterator[tuple[str, str]]:
+        """Files that `keep_aside` has given a second name, and that still have their first: first and second."""
+
+    @abstractmethod
+    def release(self, path: str) -> None:
+        """Remove the name `path` of a file that lies elsewhere as well."""
+
+    def superseded(self, name: str, *, tag: str, sha256: str) -> str:
+        """Where an image goes that came too late: nothing lies there, or that image."""
+        path = self._aside(name, tag)
+        return self._free(path) if self.occupied(path) and not self.matches(path, sha256) else path
+
+    def _aside(self, name: str, tag: str) -> str:
+        file = Path(name)
+        return f"{self.job}/superseded/{file.with_name(f'{file.stem}~{tag}{file.suffix}').as_posix()}"
 
     def _free(self, path: str) -> str:
         """The first path like this one, with a number, at which nothing lies."""
@@ -408,35 +213,22 @@ class Store:
             number += 1
         return candidate
 
-    def _same(self, one: Path, other: Path) -> bool:
-        try:
-            if one.samefile(other):
-                return True
-        except OSError:
-            return False
-        digest = self._digest(one)
-        return digest is not None and digest == self._digest(other)
+    # -- what is not an asset -------------------------------------------------------------------
 
-    def _digest(self, path: Path) -> str | None:
-        with explained(path):
-            file = to_read(path)
-            if file is None:
-                return None
-            with file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+    @property
+    @abstractmethod
+    def derived(self) -> Derived:
+        """The files that are made of assets, or about them."""
 
-    def _examine(self, path: Path) -> Sealed | None:
-        digest, verifier, size = hashlib.sha256(), ImageVerifier(), 0
-        with explained(path):
-            file = to_read(path)
-            if file is None:
-                return None
-            try:
-                with file:
-                    while chunk := file.read(_BUFFER_BYTES):
-                        verifier.feed(chunk)
-                        digest.update(chunk)
-                        size += len(chunk)
-                return Sealed(digest.hexdigest(), size, verifier.finish())
-            except BadImage:
-                return None
+    @property
+    @abstractmethod
+    def batches(self) -> BatchFiles:
+        """The files of requests that are about to be submitted; on this machine, wherever the assets go."""
+
+    @abstractmethod
+    def log(self, run_id: int) -> AbstractContextManager[RunLog]:
+        """The log of one run: lines, appended as they happen. Where it cannot be opened, nothing is logged.
+
+        Raises:
+            StoreError: it would be written elsewhere: it, or its folder, is a symbolic link.
+        """

@@ -8,12 +8,13 @@ what is planned.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 
 from runner import invocation
 from runner.errors import InputError
 from runner.invocation import Options
 from runner.ledger import Job, Ledger
-from runner.store import Inventory, Store, decoding
+from runner.store import decoding, inventory_at, store_at
 from runner.verification.findings import (
     Ask,
     Began,
@@ -57,7 +58,7 @@ def verify(
             held.enter_context(decoding())
         sound = examine_ledger(ledger, jobs, notes, deep=deep)
         for job in jobs:
-            inventory = Inventory(options.output_folder, job.name)
+            inventory = inventory_at(options.output_for(job), job.name)
             missing = examine_files(ledger, job, inventory, notes, deep=deep, held=repair)
             # From a damaged ledger nothing may be concluded.
             if repair and sound and missing:
@@ -68,11 +69,11 @@ def verify(
 def _hold(held: ExitStack, ledger: Ledger, job: Job, options: Options) -> Job:
     """Hold a job as a run does; the job as it is then."""
     held.enter_context(ledger.lock(job.name, now=invocation.now()))
-    store = Store(options.output_folder, job.name)
+    store = store_at(options.output_for(job), job.name)
     count, _ = ledger.totals(job)
     if count:
-        folder = store.output / store.images
-        if not folder.is_dir():
+        folder = store.located(store.images)
+        if isinstance(folder, Path) and not folder.is_dir():
             raise InputError(
                 f"the folder {folder} is not there, and {count} images of the job are on record",
                 hint="mount its disk, or name the right folder with --output; if they are really to be made again, "

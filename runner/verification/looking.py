@@ -38,6 +38,8 @@ def examine_ledger(ledger: Ledger, jobs: list[Job], notes: Notes, *, deep: bool)
     for complaint in ledger.check(deep=deep):
         notes.problem(Problem("ledger", complaint))
         sound = False
+    for complaint in ledger.caps.differences():
+        notes.problem(Problem("contradiction", complaint))
     for job in jobs:
         with ledger.contradictions(job) as found:
             for each in found:

@@ -18,7 +18,7 @@ from runner.invocation import Options
 from runner.ledger import Job, Ledger, Recorded
 from runner.planner import CHUNK, chunks
 from runner.rules.quoting import Quoter
-from runner.store import Inventory, Store
+from runner.store import Inventory, inventory_at, store_at
 from runner.verification.findings import Ask, Notes, Question
 from runner.verification.looking import look_at, unrecorded
 
@@ -43,7 +43,7 @@ class _Mending:
         self._job = job
         self._options = options
         self._inventory = inventory
-        self._store = Store(options.output_folder, job.name)
+        self._store = store_at(options.output_for(job), job.name)
         self._notes = notes
 
     def mend(self, missing: array[int], ask: Ask) -> None:
@@ -82,7 +82,7 @@ class _Mending:
                     file = other.file
                     if file.sha256 not in needs:
                         continue
-                    theirs = Inventory(self._options.output_folder, other.job)
+                    theirs = inventory_at(self._store.output, other.job)
                     if look_at(theirs, other).verdict == "good":
                         self._restore(file.path, needs.pop(file.sha256), is_asset=True)
         return [item for same in needs.values() for item in same]

@@ -24,7 +24,7 @@ import pytest
 from tests.crash.crash_support import Account, Bench, environment
 from tests.edges.simulator_support import Peer
 
-IMAGE_KB = 300
+IMAGE_KB = 500
 CONCURRENCY = 3
 _CAPABILITIES = "-dac_override,-dac_read_search"
 _MAIN = """

@@ -15,20 +15,21 @@ from typing import Any
 import pytest
 
 from runner.errors import StoreError
-from runner.store import BadImage, ImageFacts, Store
+from runner.store import BadImage, ImageFacts
+from runner.store.folder import FolderStore
 from tests.edges.ledger_support import png, tree
 
 HEX = hashlib.sha256
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    it = Store(tmp_path / "output", "job")
+def store(tmp_path: Path) -> FolderStore:
+    it = FolderStore(tmp_path / "output", "job")
     it.prepare()
     return it
 
 
-def received(store: Store, attempt_id: int, data: bytes, chunk_bytes: int = 100) -> None:
+def received(store: FolderStore, attempt_id: int, data: bytes, chunk_bytes: int = 100) -> None:
     """Receive and seal an image."""
     partial = store.partial(attempt_id)
     for start in range(0, len(data), chunk_bytes):
@@ -36,7 +37,7 @@ def received(store: Store, attempt_id: int, data: bytes, chunk_bytes: int = 100)
     partial.seal()
 
 
-def placed(store: Store, attempt_id: int, name: str, data: bytes) -> str:
+def placed(store: FolderStore, attempt_id: int, name: str, data: bytes) -> str:
     """Receive an image and give it its name; its path."""
     received(store, attempt_id, data)
     path = store.path(name)
@@ -46,7 +47,7 @@ def placed(store: Store, attempt_id: int, name: str, data: bytes) -> str:
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 1000, 10**6])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_an_image_is_written_byte_for_byte(store: Store, kind: str, chunk_bytes: int) -> None:
+def test_an_image_is_written_byte_for_byte(store: FolderStore, kind: str, chunk_bytes: int) -> None:
     """Law 5: exactly what was received, however it was cut; hash, size and facts are of those bytes."""
     data = png(3, "48x32", kind)
     partial = store.partial(1)
@@ -58,7 +59,7 @@ def test_an_image_is_written_byte_for_byte(store: Store, kind: str, chunk_bytes:
     assert sealed.facts == ImageFacts(kind.lower(), 48, 32, has_c2pa=False)
 
 
-def test_a_short_write_is_continued(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_write_is_continued(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law 5: the system may take fewer bytes than it was given."""
     write, data = os.write, png()
     monkeypatch.setattr(os, "write", lambda descriptor, view: write(descriptor, view[:13]))
@@ -69,7 +70,7 @@ def test_a_short_write_is_continued(store: Store, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("cut", [0, 1, 8, 40, 0.5, -1])
-def test_an_image_that_is_cut_is_never_sealed(store: Store, cut: float) -> None:
+def test_an_image_that_is_cut_is_never_sealed(store: FolderStore, cut: float) -> None:
     """Law 2: not whole, not an asset; discarding leaves nothing."""
     data = png()
     part = data[: int(len(data) * cut) if 0 < cut < 1 else int(cut)]
@@ -83,7 +84,7 @@ def test_an_image_that_is_cut_is_never_sealed(store: Store, cut: float) -> None:
     assert tree(store.output) == {}
 
 
-def test_bytes_that_are_no_image_are_refused_at_once(store: Store) -> None:
+def test_bytes_that_are_no_image_are_refused_at_once(store: FolderStore) -> None:
     """A page of HTML behind a 200 stops the attempt at its first bytes, and its bytes are not kept."""
     partial = store.partial(1)
     with pytest.raises(BadImage) as caught:
@@ -96,7 +97,7 @@ def test_bytes_that_are_no_image_are_refused_at_once(store: Store) -> None:
     assert tree(store.output) == {}
 
 
-def test_a_partial_file_is_begun_afresh(store: Store) -> None:
+def test_a_partial_file_is_begun_afresh(store: FolderStore) -> None:
     """What lay under the temporary name before is none of this attempt's bytes."""
     (store.output / "job" / ".partial" / "1.part").write_bytes(b"x" * 10_000)
     received(store, 1, png())
@@ -126,11 +127,13 @@ class Spy:
 
 
 @pytest.fixture
-def spy(store: Store, monkeypatch: pytest.MonkeyPatch) -> Spy:
+def spy(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> Spy:
     return Spy(monkeypatch, store.output)
 
 
-def test_the_bytes_are_durable_before_they_have_a_name_and_the_name_before_it_counts(store: Store, spy: Spy) -> None:
+def test_the_bytes_are_durable_before_they_have_a_name_and_the_name_before_it_counts(
+    store: FolderStore, spy: Spy
+) -> None:
     """Law 2: write, flush the file, rename, flush the folder, in this order."""
     data = png()
     partial = store.partial(1)
@@ -145,7 +148,7 @@ def test_the_bytes_are_durable_before_they_have_a_name_and_the_name_before_it_co
     ]
 
 
-def test_new_folders_are_durable_before_an_asset_lies_in_them(store: Store, spy: Spy) -> None:
+def test_new_folders_are_durable_before_an_asset_lies_in_them(store: FolderStore, spy: Spy) -> None:
     """Law 2: a folder whose name is not flushed takes its files with it when the power fails."""
     received(store, 1, png())
     spy.calls.clear()
@@ -160,7 +163,7 @@ def test_new_folders_are_durable_before_an_asset_lies_in_them(store: Store, spy:
     ]
 
 
-def test_what_a_dead_run_left_is_flushed_before_it_is_adopted(store: Store, spy: Spy) -> None:
+def test_what_a_dead_run_left_is_flushed_before_it_is_adopted(store: FolderStore, spy: Spy) -> None:
     """Law 2: nobody knows whether the dead run came to flush it."""
     (store.output / "job/.partial/5.part").write_bytes(png())
     assert store.examine_partial(5) is not None
@@ -170,7 +173,7 @@ def test_what_a_dead_run_left_is_flushed_before_it_is_adopted(store: Store, spy:
     assert store.examine_partial(7) is None
 
 
-def test_a_link_and_a_removal_are_durable_too(store: Store, spy: Spy) -> None:
+def test_a_link_and_a_removal_are_durable_too(store: FolderStore, spy: Spy) -> None:
     """Law 2: whoever records the new name, or forgets the old one, can rely on it."""
     path = placed(store, 1, "a.png", png())
     spy.calls.clear()
@@ -186,7 +189,7 @@ def test_a_link_and_a_removal_are_durable_too(store: Store, spy: Spy) -> None:
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP])
 def test_without_hard_links_the_bytes_are_copied_durably(
-    store: Store, spy: Spy, monkeypatch: pytest.MonkeyPatch, code: int
+    store: FolderStore, spy: Spy, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """Laws 2 and 5: exFAT, network shares and mounts have none; the copy is flushed before it gets its name."""
     path = placed(store, 1, "a.png", png())
@@ -209,7 +212,7 @@ def test_without_hard_links_the_bytes_are_copied_durably(
     assert tree(store.output)["job/images/c.png"] == b"mine"
 
 
-def test_a_link_that_fails_for_another_reason_is_an_error(store: Store) -> None:
+def test_a_link_that_fails_for_another_reason_is_an_error(store: FolderStore) -> None:
     """A source that is gone is no reason to copy."""
     with pytest.raises(StoreError):
         store.link(store.path("gone.png"), store.path("b.png"))
@@ -218,7 +221,7 @@ def test_a_link_that_fails_for_another_reason_is_an_error(store: Store) -> None:
 
 @pytest.mark.parametrize("how", ["file", "folder", "link", "dangling"])
 @pytest.mark.parametrize("operation", ["place", "move", "link"])
-def test_nothing_is_ever_overwritten(store: Store, operation: str, how: str) -> None:
+def test_nothing_is_ever_overwritten(store: FolderStore, operation: str, how: str) -> None:
     """Law 5: whatever lies under the name stays, and the new bytes stay where they were."""
     there = store.output / store.path("a.png")
     if how == "file":
@@ -246,7 +249,7 @@ def test_nothing_is_ever_overwritten(store: Store, operation: str, how: str) -> 
 
 
 @pytest.mark.parametrize("name", ["sub/a.png", "sub/deeper/a.png"])
-def test_a_folder_that_leads_outside_is_refused(store: Store, tmp_path: Path, name: str) -> None:
+def test_a_folder_that_leads_outside_is_refused(store: FolderStore, tmp_path: Path, name: str) -> None:
     """Law 10: nothing is written, and no folder made, outside the job's own folder."""
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -265,7 +268,7 @@ def test_a_folder_that_leads_outside_is_refused(store: Store, tmp_path: Path, na
     assert tree(store.output) == {"job/.partial/1.part": png()}
 
 
-def test_a_name_with_dots_cannot_climb_out(store: Store) -> None:
+def test_a_name_with_dots_cannot_climb_out(store: FolderStore) -> None:
     """Law 10: should a name ever come here unchecked."""
     received(store, 1, png())
     with pytest.raises(StoreError, match="outside"):
@@ -278,14 +281,14 @@ def test_the_jobs_folder_itself_may_lie_on_another_disk(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "job").symlink_to(tmp_path / "disk")
-    store = Store(tmp_path / "output", "job")
+    store = FolderStore(tmp_path / "output", "job")
     store.prepare()
     placed(store, 1, "x/a.png", png())
     assert (tmp_path / "disk/images/x/a.png").read_bytes() == png()
 
 
 @pytest.mark.parametrize("name", ["a.png", "café/Nacht ☕/日本.png", "deep/er/and/deeper/a.png", "x" * 200 + ".png"])
-def test_names_with_folders_and_any_letters(store: Store, name: str) -> None:
+def test_names_with_folders_and_any_letters(store: FolderStore, name: str) -> None:
     """The manifest names the file; the store takes the name as it is."""
     path = placed(store, 1, name, png())
     assert tree(store.output) == {f"job/images/{name}": png()}
@@ -295,7 +298,7 @@ def test_names_with_folders_and_any_letters(store: Store, name: str) -> None:
     assert tree(store.output) == {aside: png()}
 
 
-def test_an_asset_that_is_kept_aside_is_reachable_at_every_step(store: Store) -> None:
+def test_an_asset_that_is_kept_aside_is_reachable_at_every_step(store: FolderStore) -> None:
     """Law 5: nothing paid for is thrown away; stopped after any step, the bytes are there and it can be repeated."""
     path = placed(store, 1, "x/a.png", png())
     aside = store.keep_aside(path, tag="17")
@@ -310,7 +313,7 @@ def test_an_asset_that_is_kept_aside_is_reachable_at_every_step(store: Store) ->
     assert tree(store.output) == {aside: png()}
 
 
-def test_what_was_kept_aside_before_stays(store: Store) -> None:
+def test_what_was_kept_aside_before_stays(store: FolderStore) -> None:
     """A second file with the same tag gets a number; equal bytes are kept once."""
     asides = []
     for number in range(1, 4):
@@ -323,7 +326,7 @@ def test_what_was_kept_aside_before_stays(store: Store) -> None:
     assert store.keep_aside(path, tag="unknown") == asides[0]
 
 
-def test_matching_is_by_bytes(store: Store) -> None:
+def test_matching_is_by_bytes(store: FolderStore) -> None:
     """A file that was changed, is a link, a folder, or is not there, does not match."""
     path, digest = placed(store, 1, "a.png", png()), HEX(png()).hexdigest()
     assert store.matches(path, digest)
@@ -340,7 +343,7 @@ def test_matching_is_by_bytes(store: Store) -> None:
     assert not store.partial_matches(3, digest)
 
 
-def test_examining_tells_what_a_file_is(store: Store) -> None:
+def test_examining_tells_what_a_file_is(store: FolderStore) -> None:
     """Whole images only; a text, a cut image, a folder and nothing at all are None."""
     found = store.examine(placed(store, 1, "a.png", png(4)))
     assert found is not None
@@ -353,14 +356,14 @@ def test_examining_tells_what_a_file_is(store: Store) -> None:
 
 @pytest.mark.parametrize("call", [lambda s, p: s.matches(p, "0" * 64), lambda s, p: s.examine(p)])
 def test_a_file_that_cannot_be_read_is_an_error_of_the_store(
-    store: Store, call: Callable[[Store, str], object]
+    store: FolderStore, call: Callable[[FolderStore, str], object]
 ) -> None:
     """The system's own errors never reach a user bare."""
     with pytest.raises(StoreError, match="too long"):
         call(store, store.path("x" * 300))
 
 
-def test_sweeping_removes_the_temporary_files_and_nothing_else(store: Store) -> None:
+def test_sweeping_removes_the_temporary_files_and_nothing_else(store: FolderStore) -> None:
     """Called by the holder of the lock, at the end of recovery."""
     placed(store, 1, "a.png", png())
     received(store, 2, png(2))
@@ -368,13 +371,13 @@ def test_sweeping_removes_the_temporary_files_and_nothing_else(store: Store) -> 
     assert store.sweep() == 2
     assert tree(store.output) == {"job/images/a.png": png()}
     assert store.sweep() == 0
-    assert Store(store.output, "never").sweep() == 0
+    assert FolderStore(store.output, "never").sweep() == 0
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("call", ["write", "fsync"])
 def test_a_full_disk_is_told_with_what_to_do(
-    store: Store, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
     """Nothing is sealed that the disk did not take, and the partial file goes."""
     partial = store.partial(1)
@@ -396,10 +399,10 @@ _LIMITED = """
 import json, resource, signal, sys
 from pathlib import Path
 from runner.errors import StoreError
-from runner.store import Store
+from runner.store.folder import FolderStore
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-store = Store(Path(sys.argv[1]), "job")
+store = FolderStore(Path(sys.argv[1]), "job")
 store.prepare()
 partial = store.partial(1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
@@ -424,9 +427,9 @@ def test_folders_that_cannot_be_made_are_told(tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
     (tmp_path / "output/job").write_text("a file")
     with pytest.raises(StoreError, match="job") as caught:
-        Store(tmp_path / "output", "job").prepare()
+        FolderStore(tmp_path / "output", "job").prepare()
     assert caught.value.hint
-    store = Store(tmp_path / "output", "other")
+    store = FolderStore(tmp_path / "output", "other")
     store.prepare()
     path = placed(store, 1, "a.png", png(1))
     received(store, 2, png(2))
@@ -443,14 +446,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_a_relative_output_folder_works_like_an_absolute_one(here: Path) -> None:
     """The default is `output` in the current folder."""
-    store = Store(Path("output"), "job")
+    store = FolderStore(Path("output"), "job")
     store.prepare()
     path = placed(store, 1, "x/a.png", png())
     store.keep_aside(path, tag="1")
     assert tree(here) == {"output/job/images/x/a.png": png(), "output/job/superseded/x/a~1.png": png()}
 
 
-def test_a_runs_log_is_appended_line_by_line(store: Store) -> None:
+def test_a_runs_log_is_appended_line_by_line(store: FolderStore) -> None:
     """A line is there as soon as it is written; opening it again goes on at its end."""
     file = store.output / "job/logs/run-000012.jsonl"
     with store.log(12) as log:

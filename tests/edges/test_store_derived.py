@@ -8,23 +8,23 @@ from pathlib import Path
 import pytest
 
 from runner.errors import StoreError
-from runner.store import Store
+from runner.store.folder import FolderStore
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    it = Store(tmp_path / "output", "job")
+def store(tmp_path: Path) -> FolderStore:
+    it = FolderStore(tmp_path / "output", "job")
     it.prepare()
     return it
 
 
-def below(store: Store) -> dict[str, bytes]:
+def below(store: FolderStore) -> dict[str, bytes]:
     """Every file of the job, by its path in it."""
     files = (path for path in sorted(store.folder.rglob("*")) if path.is_file())
     return {path.relative_to(store.folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_each_kind_has_a_folder_of_its_own(store: Store) -> None:
+def test_each_kind_has_a_folder_of_its_own(store: FolderStore) -> None:
     """What is an asset and what is derived of it can be told from the path."""
     derived = store.derived
     assert store.path("a/b.png") == "job/images/a/b.png"
@@ -34,7 +34,7 @@ def test_each_kind_has_a_folder_of_its_own(store: Store) -> None:
     assert derived.promotion_path("finals") == "job/promotions/finals.yaml"
 
 
-def test_a_file_takes_the_place_of_the_one_before(store: Store) -> None:
+def test_a_file_takes_the_place_of_the_one_before(store: FolderStore) -> None:
     path = store.derived.gallery_path
     assert not store.derived.has_gallery()
     store.derived.put(path, b"first")
@@ -44,7 +44,7 @@ def test_a_file_takes_the_place_of_the_one_before(store: Store) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("no")])
-def test_one_that_breaks_off_leaves_the_old_one_and_nothing_else(store: Store, error: BaseException) -> None:
+def test_one_that_breaks_off_leaves_the_old_one_and_nothing_else(store: FolderStore, error: BaseException) -> None:
     """Half a page is no page; and on a full disk its room is given back."""
     path = store.derived.gallery_path
     store.derived.put(path, b"whole")
@@ -59,14 +59,14 @@ def test_one_that_breaks_off_leaves_the_old_one_and_nothing_else(store: Store, e
 
 
 @pytest.mark.parametrize("path", ["../out.webp", "job/../../out.webp", "/tmp/out.webp", "other/images/a.png"])
-def test_nothing_is_written_outside_the_jobs_folder(store: Store, path: str) -> None:
+def test_nothing_is_written_outside_the_jobs_folder(store: FolderStore, path: str) -> None:
     with pytest.raises(StoreError):
         store.derived.put(path, b"x")
     assert below(store) == {}
     assert [entry.name for entry in store.output.iterdir()] == ["job"]
 
 
-def test_nothing_is_written_through_a_link(store: Store, tmp_path: Path) -> None:
+def test_nothing_is_written_through_a_link(store: FolderStore, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (store.folder / "renditions").symlink_to(elsewhere)

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from runner.errors import StoreError
-from runner.store import ImageFacts, Inventory, Look, decoding
+from runner.store import ImageFacts, Look, decoding
+from runner.store.inventory import FolderInventory
 from tests.edges.ledger_support import png
 
 FACTS = ImageFacts("png", 16, 16, False)
@@ -32,7 +33,7 @@ def look(
     """The verdict over a file that ought to have these bytes."""
     data = png() if data is None else data
     digest = hashlib.sha256(data).hexdigest()
-    return Inventory(output, "job").look(path, sha256=digest, size_bytes=len(data), facts=facts)
+    return FolderInventory(output, "job").look(path, sha256=digest, size_bytes=len(data), facts=facts)
 
 
 def test_the_very_bytes_are_good_and_any_other_are_changed(output: Path) -> None:
@@ -96,7 +97,7 @@ def test_links_are_not_followed_wherever_they_stand(output: Path) -> None:
     images.rmdir()
     images.symlink_to(outside, target_is_directory=True)
     assert look(output).verdict == "changed"
-    assert [entry.kind for entry in Inventory(output, "job").walk()] == ["link"]
+    assert [entry.kind for entry in FolderInventory(output, "job").walk()] == ["link"]
 
 
 def test_a_job_folder_that_is_a_link_is_where_the_user_wants_it(tmp_path: Path) -> None:
@@ -158,9 +159,9 @@ def test_no_descriptor_is_left_open(output: Path) -> None:
         for facts in (None, FACTS, ImageFacts("png", 1, 1, False)):
             with decoding():
                 look(output, f"job/images/{name}.png", facts=facts)
-    list(Inventory(output, "job").walk())
-    Inventory(output, "job").digest("job/images/a.png")
-    Inventory(output, "job").flush("job/images/a.png")
+    list(FolderInventory(output, "job").walk())
+    FolderInventory(output, "job").digest("job/images/a.png")
+    FolderInventory(output, "job").flush("job/images/a.png")
     assert _descriptors() == before
 
 
@@ -274,7 +275,7 @@ def test_a_walk_meets_every_file_once_and_enters_no_link(output: Path) -> None:
         (job / path).write_bytes(b"1234")
     (job / "images" / "link").symlink_to(output.parent, target_is_directory=True)
     os.mkfifo(job / "images" / "pipe")
-    inventory = Inventory(output, "job")
+    inventory = FolderInventory(output, "job")
     met = {entry.path: entry.kind for entry in inventory.walk()}
     assert met == {
         "job/images/a.png": "file",
@@ -297,25 +298,25 @@ def test_a_walk_bears_what_changes_meanwhile(output: Path) -> None:
     for name in ("one", "two"):
         (images / name).mkdir()
         (images / name / "a.png").write_bytes(b"x")
-    walk = Inventory(output, "job").walk()
+    walk = FolderInventory(output, "job").walk()
     first = next(walk)
     for name in ("one", "two"):
         if name not in first.path:
             (images / name / "a.png").unlink()
             (images / name).rmdir()
     assert list(walk) == []
-    assert list(Inventory(output, "none").walk()) == list(Inventory(output, "none").walk_all()) == []
-    assert Inventory(output, "none").temporaries() == []
+    assert list(FolderInventory(output, "none").walk()) == list(FolderInventory(output, "none").walk_all()) == []
+    assert FolderInventory(output, "none").temporaries() == []
 
 
 def test_a_folder_that_cannot_be_read_is_told(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies in it is not silently passed over."""
     monkeypatch.setattr(os, "scandir", _raise(PermissionError(13, "Permission denied")))
-    (entry,) = Inventory(output, "job").walk()
+    (entry,) = FolderInventory(output, "job").walk()
     assert (entry.path, entry.kind, entry.detail) == ("job/images", "unreadable", "Permission denied")
 
 
 def test_what_cannot_be_flushed_is_a_store_error(output: Path) -> None:
     """With the path and what to do."""
     with pytest.raises(StoreError, match="job/images/none"):
-        Inventory(output, "job").flush("job/images/none")
+        FolderInventory(output, "job").flush("job/images/none")

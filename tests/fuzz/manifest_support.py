@@ -95,7 +95,10 @@ RICH: dict[str, Any] = {
         "composite": True,
         "input_fidelity": None,
     },
-    "output": {"name": "{{ prompt_id }}/{{ tone }}-{{ size }}-{{ quality }}-{{ label }}-{{ sample }}"},
+    "output": {
+        "dir": "s3://bucket/prefix",
+        "name": "{{ prompt_id }}/{{ tone }}-{{ size }}-{{ quality }}-{{ label }}-{{ sample }}",
+    },
     "limits": {
         "concurrency": 4,
         "images_per_minute": 50,

@@ -6,6 +6,7 @@ turns the SDK's exceptions into these is `provider`, and the only place that pri
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -39,6 +40,18 @@ class RunnerError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Callable[..., RunnerError], tuple[object, ...]]:
+        # What Python does by itself gives the words only, and an error that comes from another process has more.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[RunnerError], args: tuple[object, ...], fields: dict[str, object]) -> RunnerError:
+    """An error as it was in the process that it comes from."""
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class InputError(RunnerError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -18,12 +19,11 @@ import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from runner.engine.events import Composed, Listener, Rendered, Warned
+from runner.engine.hands import Hands, OpenHands, Put, local_hands
 from runner.engine.tally import Tally
-from runner.engine.workers import Workers, workers
 from runner.errors import RunnerError
 from runner.ledger import COMPOSITE, THUMBNAIL, Job, Lacking, Ledger, Rendition, Wanting
 from runner.renditions import Recipe
-from runner.renditions.worker import pasting, rendering
 from runner.store import Store
 
 MOST_WORKERS = 4
@@ -52,7 +52,7 @@ class _Made:
     """What was made of one asset, by kinds."""
 
     item: Item
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes | Put]
 
 
 class Renderer:
@@ -70,7 +70,9 @@ class Renderer:
         emit: Listener,
         now_ms: Callable[[], int],
         most_workers: int = MOST_WORKERS,
+        hands: OpenHands | None = None,
     ) -> None:
+        """`hands` make the files: at most so many worker processes, unless something else is given."""
         self._ledger = ledger
         self._store = store
         self._job = job
@@ -80,7 +82,9 @@ class Renderer:
         self._makes_composites = composites
         self._emit = emit
         self._now_ms = now_ms
-        self._most_workers = most_workers
+        self._hands = hands or partial(local_hands, store, most_workers)
+        self._claimed: dict[str, tuple[int, str]] = {}
+        self._naming = anyio.Lock()
         self._more = anyio.Event()
         self._ending = False
         self._told = 0
@@ -103,12 +107,11 @@ class Renderer:
             RunnerError: the ledger failed.
         """
         await anyio.to_thread.run_sync(self._forget_missing)
-        async with workers(self._most_workers) as hands, anyio.create_task_group() as group:
+        async with self._hands() as hands, anyio.create_task_group() as group:
             to_make, items = anyio.create_memory_object_stream[Item](hands.count)
             to_keep, made = anyio.create_memory_object_stream[_Made](_WAITING)
             group.start_soon(self._keep_all, made)
-            # One more than there are processes: its question is at hand when an answer has come.
-            for _ in range(hands.count + 1):
+            for _ in range(hands.count):
                 group.start_soon(self._make_all, items.clone(), to_keep.clone(), hands)
             to_keep.close()
             items.close()
@@ -143,12 +146,13 @@ class Renderer:
     def _forget_missing(self) -> None:
         """What someone has removed, to have it again or by mistake, is wanted again."""
         for page in self._ledger.renditions.all(self._job):
-            missing = [number for number, path, length in page if not self._store.has(path, length)]
+            there = self._store.have([(path, length) for _, path, length in page])
+            missing = [number for (number, _, _), found in zip(page, there, strict=True) if not found]
             if missing:
                 self._ledger.renditions.forget(missing)
 
     async def _make_all(
-        self, items: MemoryObjectReceiveStream[Item], to_keep: MemoryObjectSendStream[_Made], hands: Workers
+        self, items: MemoryObjectReceiveStream[Item], to_keep: MemoryObjectSendStream[_Made], hands: Hands
     ) -> None:
         async with items, to_keep:
             async for item in items:
@@ -159,13 +163,22 @@ class Renderer:
                 else:
                     await to_keep.send(made)
 
-    async def _make(self, item: Item, hands: Workers) -> _Made:
-        asset = (self._store.output / item.path).absolute()
+    async def _make(self, item: Item, hands: Hands) -> _Made:
         if isinstance(item, Wanting):
-            (data,) = await hands.ask(pasting(self._base, item.recipe, asset))
-            return _Made(item, {COMPOSITE: data})
-        blobs = await hands.ask(rendering(asset, [self._recipes[kind] for kind in item.kinds]))
-        return _Made(item, dict(zip(item.kinds, blobs, strict=True)))
+            return _Made(item, {COMPOSITE: await hands.paste(self._base, item.recipe, item.path)})
+        recipes = [self._recipes[kind] for kind in item.kinds]
+        pieces = await hands.render(item.path, recipes, lambda: self._targets(item))
+        return _Made(item, dict(zip(item.kinds, pieces, strict=True)))
+
+    async def _targets(self, item: Lacking) -> list[str]:
+        """Where the files of an item are to lie, for hands that put them there; nobody else gets these names."""
+        async with self._naming:
+            return await anyio.to_thread.run_sync(self._claim, item)
+
+    def _claim(self, item: Lacking) -> list[str]:
+        paths = self._paths([(item, kind) for kind in item.kinds])
+        self._claimed.update({path: (item.task_id, kind) for path, kind in zip(paths, item.kinds, strict=True)})
+        return paths
 
     async def _keep_all(self, made: MemoryObjectReceiveStream[_Made]) -> None:
         """Put what was made on disk and on record, as much at once as has come meanwhile."""
@@ -188,9 +201,15 @@ class Renderer:
 
     def _keep(self, some: Sequence[_Made]) -> dict[tuple[int, str], str]:
         """The path of each, by task and kind."""
-        files = [(one, kind, data) for one in some for kind, data in one.files.items()]
-        paths = self._paths([(one.item, kind) for one, kind, _ in files])
-        self._store.derived.put_all([(path, data) for path, (_, _, data) in zip(paths, files, strict=True)])
+        files = [(one, kind, piece) for one in some for kind, piece in one.files.items()]
+        whole = [(one, kind, piece) for one, kind, piece in files if isinstance(piece, bytes)]
+        puts: dict[tuple[int, str], Put] = {}
+        if whole:
+            named = self._paths([(one.item, kind) for one, kind, _ in whole])
+            self._store.derived.put_all([(path, data) for path, (_, _, data) in zip(named, whole, strict=True)])
+            for path, (one, kind, data) in zip(named, whole, strict=True):
+                puts[one.item.task_id, kind] = Put(path, hashlib.sha256(data).hexdigest(), len(data))
+        puts |= {(one.item.task_id, kind): piece for one, kind, piece in files if isinstance(piece, Put)}
         self._ledger.renditions.made(
             [
                 Rendition(
@@ -199,16 +218,20 @@ class Renderer:
                     recipe=one.item.digest if isinstance(one.item, Wanting) else self._digests[kind],
                     asset_sha256=one.item.sha256,
                     task_name=one.item.name,
-                    path=path,
-                    sha256=hashlib.sha256(data).hexdigest(),
-                    bytes=len(data),
+                    path=put.path,
+                    sha256=put.sha256,
+                    bytes=put.bytes,
                 )
-                for path, (one, kind, data) in zip(paths, files, strict=True)
+                for one, kind, _ in files
+                for put in (puts[one.item.task_id, kind],)
             ],
             now_ms=self._now_ms(),
         )
-        self._release({old for one in some for old in _old_paths(one.item)} - set(paths))
-        return {(one.item.task_id, kind): path for path, (one, kind, _) in zip(paths, files, strict=True)}
+        paths = {key: put.path for key, put in puts.items()}
+        for path in paths.values():
+            self._claimed.pop(path, None)
+        self._release({old for one in some for old in _old_paths(one.item)} - set(paths.values()))
+        return paths
 
     def _paths(self, wanted: Sequence[tuple[Item, str]]) -> list[str]:
         """Where these files go: named as their assets are, unless another image's file of that kind lies there."""
@@ -216,7 +239,8 @@ class Renderer:
         owners = self._ledger.renditions.owners(plain)
         paths: list[str] = []
         for path, (item, kind) in zip(plain, wanted, strict=True):
-            is_free = owners.get(path, set()) <= {(item.task_id, kind)} and path not in paths
+            own = (item.task_id, kind)
+            is_free = owners.get(path, set()) <= {own} and path not in paths and self._claimed.get(path, own) == own
             paths.append(path if is_free else self._path(kind, f"{item.name}~{item.task_id}.png"))
         return paths
 

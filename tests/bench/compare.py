@@ -25,6 +25,7 @@ from tests.bench import (
     part_images,
     part_ledger,
     part_limiter,
+    part_ray,
     part_renditions,
     part_startup,
     report,
@@ -36,7 +37,7 @@ from tests.bench.sides import ROOT, Homes
 PAGE = ROOT / "docs" / "performance.md"
 TASKS = 1_000_000
 _MOST_LOAD = 0.7
-PARTS = ("cpu", "edits", "batches", "renditions", "limiter", "ledger", "startup")
+PARTS = ("cpu", "edits", "batches", "renditions", "limiter", "ray", "ledger", "startup")
 _MOST_OWN_BYTES = 60_000_000
 """A child's peak begins at that of its parent: above this, it would be this process that is measured."""
 
@@ -55,6 +56,7 @@ def main() -> int:
         "batches": lambda: [part_batches.measure(homes, given.rounds, _batch_load(given), _tell)],
         "renditions": lambda: part_renditions.measure(homes, given.rounds, _tell),
         "limiter": lambda: [part_limiter.measure(homes, given.rounds, _tell)],
+        "ray": lambda: part_ray.measure(homes, given.rounds, _tell),
         "ledger": lambda: [part_ledger.measure(homes, given.rounds, given.tasks, _tell)],
         "startup": lambda: [part_startup.measure(homes, given.rounds, _tell)],
     }

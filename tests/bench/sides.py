@@ -51,6 +51,8 @@ class Order:
     """Pictures of 5 MB that go with each request."""
     renditions: tuple[Mapping[str, Any], ...] = ()
     """What the runner makes of each image."""
+    options: tuple[str, ...] = ()
+    """What else the runner's command is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def make(side: str, homes: Homes, settings: Settings, order: Order) -> Outcome:
         if side == "runner":
             job = scratch / "bench.yaml"
             job.write_text(json.dumps(manifest(order)))  # JSON is YAML
-            told = ["--provider", "openai", "--base-url", base_url, "--output", str(scratch / "output")]
+            told = ["--provider", "openai", "--base-url", base_url, "--output", str(scratch / "output"), *order.options]
             took = run(
                 [homes.runner, "-m", "runner", "run", job, *told, "--json", "--quiet"],
                 folder=scratch,

@@ -72,7 +72,7 @@ def plan(job: str | Path, options: Options = _DEFAULT) -> Plan:  # frozen, so sh
     """
     from runner.ledger import Ledger
 
-    path = options.ledger_path
+    path = options.ledger_place
     if not Ledger.exists(path):
         return invocation.plan_with_caps(invocation.prepare(job, options, None), options, None)
     with Ledger.open(path, create=False) as ledger:
@@ -106,7 +106,7 @@ def run(
     from runner.session import Session
 
     listener = listener or _ignore
-    with Ledger.open(options.ledger_path, create=True, on_wait=_teller(listener)) as ledger:
+    with Ledger.open(options.ledger_place, create=True, on_wait=_teller(listener)) as ledger:
         request = invocation.prepare(job, options, ledger)
         own_simulator = invocation.embeds(request.provider, options)
         endpoint = None if own_simulator else invocation.endpoint(request.provider, options)
@@ -285,9 +285,9 @@ def manifest_path(job: str | Path, options: Options) -> Path:
     """
     from runner.ledger import Ledger
 
-    if Path(job).is_file() or not Ledger.exists(options.ledger_path):
+    if Path(job).is_file() or not Ledger.exists(options.ledger_place):
         return invocation.find_manifest(job, None)
-    with Ledger.open(options.ledger_path, create=False) as ledger:
+    with Ledger.open(options.ledger_place, create=False) as ledger:
         return invocation.find_manifest(job, ledger)
 
 
@@ -300,7 +300,7 @@ def retry(job: str | Path, options: Options, statuses: Sequence[Status], code: s
     """
     from runner.ledger import Ledger
 
-    with Ledger.open(options.ledger_path, create=False) as ledger:
+    with Ledger.open(options.ledger_place, create=False) as ledger:
         found = invocation.find_job(job, ledger)
         with ledger.lock(found.name, now=invocation.now()):
             return {status: ledger.retry(found, status, code) for status in statuses}
@@ -328,7 +328,7 @@ def verify(
     from runner.ledger import Ledger
     from runner.verification import verify as examine
 
-    with Ledger.open(options.ledger_path, create=False) as ledger:
+    with Ledger.open(options.ledger_place, create=False) as ledger:
         jobs = ledger.jobs() if job is None else [invocation.find_job(job, ledger)]
         return examine(
             ledger,
@@ -349,7 +349,7 @@ def _teller(listener: Listener) -> Callable[[float], None]:
 
         from runner.engine.events import Warned
 
-        warned = Warned("the ledger is held by another process: waiting for it")
+        warned = Warned("the ledger is held by another process, or its server is away: waiting for it")
         try:
             from_thread.run_sync(listener, warned)
         except RuntimeError:

@@ -23,6 +23,7 @@ from runner.invocation import Options
 from runner.ledger import Ledger
 from runner.provider import Endpoint, ModelInfo, Timeouts, connect
 from runner.rules.models import WARN_DAYS
+from runner.store import store_at
 
 LOW_DISK_BYTES = 2 << 30
 CLOCK_SKEW_S = 60.0
@@ -41,9 +42,23 @@ class Check:
 
 def examine(options: Options, model: str) -> Iterator[Check]:
     """Every check in turn, as it is made."""
-    yield from _folder(options.output_folder)
+    yield from _output(options)
     yield from _ledger(options)
     yield from _provider(options, model)
+
+
+def _output(options: Options) -> Iterator[Check]:
+    try:
+        output = options.output_for()
+        if isinstance(output, Path):
+            yield from _folder(output)
+            return
+        # Of no job's name: nothing of it stays but an empty folder in the spool.
+        store_at(output, ".doctor").prepare()
+    except RunnerError as error:
+        yield Check("bucket", "failed", str(error))
+        return
+    yield Check("bucket", "ok", f"{output} can be written")
 
 
 def _folder(folder: Path) -> Iterator[Check]:
@@ -66,7 +81,7 @@ def _folder(folder: Path) -> Iterator[Check]:
 
 def _ledger(options: Options) -> Iterator[Check]:
     try:
-        path = options.ledger_path
+        path = options.ledger_place
         if not Ledger.exists(path):
             yield Check("ledger", "ok", f"none yet at {path}: the first run makes it")
             return

@@ -35,7 +35,7 @@ async def close(wiring: Wiring, summary: Summary, *, is_news: bool, handle_signa
         wiring.request.manifest,
         wiring.request.path.parent,
         summary,
-        report=store.output / store.derived.report_path if is_written else None,
+        report=store.located(store.derived.report_path) if is_written else None,
         emit=emit,
         api_key_env=wiring.options.api_key_env,
         handle_signals=handle_signals,
@@ -47,7 +47,7 @@ def _report(ledger: Ledger, store: Store, job: Job, run_id: int | None) -> None:
 
     page = os.path.relpath(store.derived.gallery_path, Path(store.derived.report_path).parent)
     gallery = page if store.derived.has_gallery() else None
-    text = night(ledger, job, run_id, now=now(), output=store.output, gallery=gallery)
+    text = night(ledger, job, run_id, now=now(), store=store, gallery=gallery)
     store.derived.put(store.derived.report_path, text.encode("utf-8", "surrogatepass"))
 
 

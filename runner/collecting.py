@@ -55,7 +55,7 @@ def collect(
     """See `runner.api.collect`. What keeps one of several jobs from it keeps no other; it is raised at the end."""
     summaries: list[Summary] = []
     trouble: list[RunnerError] = []
-    with Ledger.open(options.ledger_path, create=False, on_wait=on_wait) as ledger:
+    with Ledger.open(options.ledger_place, create=False, on_wait=on_wait) as ledger:
         names = ledger.batches.jobs() if job is None else [invocation.find_job(job, ledger).name]
         for name in names:
             found = ledger.job(name)
@@ -103,7 +103,7 @@ def _own(stop: Stop) -> Stop:
 def cancel(job: str | Path, options: Options, *, forget: bool) -> list[Cancelled]:
     """See `runner.api.cancel`. Without the job's lock: a run that waits for these batches hears of it by itself."""
     found: list[Cancelled] = []
-    with Ledger.open(options.ledger_path, create=False) as ledger:
+    with Ledger.open(options.ledger_place, create=False) as ledger:
         known = invocation.find_job(job, ledger)
         for place in _places(ledger, known):
             there = _there(options, place)

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from runner import catalog as catalogs
 from runner import manifest as manifests
@@ -31,27 +31,35 @@ from runner.rules.quoting import Quoter
 
 if TYPE_CHECKING:
     from runner.catalog import Catalog, Delivery, Provider
-    from runner.ledger import Job, Ledger
+    from runner.ledger import Job, Ledger, Place
     from runner.manifest import Manifest
     from runner.provider import Endpoint
+    from runner.store import Output
+
+_OUTPUT = Path("output")
+Engine = Literal["local", "ray"]
+"""Where requests and renditions are made: in this process and its workers, or on a Ray cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """What one invocation adds to a manifest; every field has the meaning of the CLI's option of that name.
 
-    `output` and `ledger` default to the environment's RUNNER_OUTPUT and RUNNER_LEDGER, then to `output` and to
-    `ledger.sqlite3` in it. `budget_usd` replaces the manifest's `budget.usd`. `limit` is the most images of this run.
-    After `max_duration_s` seconds no further request leaves. `max_failures` None is the default of `rules.breaker`;
-    `FailureLimit()` bears everything. `delivery` None is the manifest's. With `wait` a run stays until the batches that
-    it submitted are over.
+    `output` is a folder or the URL of a bucket; it defaults to the environment's RUNNER_OUTPUT, then to the manifest's,
+    to where the job's files are on record, and to the folder `output`. `ledger` defaults to RUNNER_LEDGER, then to
+    `ledger.sqlite3` in that folder (in `output` where images go to a bucket). `budget_usd` replaces the manifest's
+    `budget.usd`. `limit` is the most images of this run. After `max_duration_s` seconds no further request leaves.
+    `max_failures` None is the default of `rules.breaker`; `FailureLimit()` bears everything. `delivery` None is the
+    manifest's. With `wait` a run stays until the batches that it submitted are over. With the engine `ray`, requests
+    and renditions are made on the nodes of the cluster at `ray_address` (None: that of $RAY_ADDRESS, or one that this
+    machine is part of).
     """
 
     provider: str | None = None
     base_url: str | None = None
     api_key_env: str | None = None
     insecure: bool = False
-    output: Path | None = None
+    output: Output | str | None = None
     ledger: str | None = None
     overrides: tuple[str, ...] = ()
     budget_usd: Decimal | None = None
@@ -62,14 +70,38 @@ class Options:
     max_failures: FailureLimit | None = None
     delivery: Delivery | None = None
     wait: bool = False
+    engine: Engine = "local"
+    ray_address: str | None = None
 
     @property
     def output_folder(self) -> Path:
-        """Where images go."""
-        return self.output or Path(os.environ.get("RUNNER_OUTPUT") or "output")
+        """The folder of this machine that the ledger lies in by itself; images too, where nothing names a bucket."""
+        found = self._output
+        return found if isinstance(found, Path) else _OUTPUT
+
+    def output_for(self, job: Job | None = None, manifest: Manifest | None = None) -> Output:
+        """Where the images of a job go, and where they lie: what is named here wins over the manifest and the record.
+
+        Raises:
+            InputError: what is named is no place for images.
+        """
+        from runner.store.places import output_at
+
+        found = self._output
+        if found is not None:
+            return found
+        told = (manifest.output.dir if manifest is not None else None) or (job.output if job is not None else None)
+        return _OUTPUT if told is None else output_at(told)
 
     @property
-    def ledger_path(self) -> Path:
+    def _output(self) -> Output | None:
+        from runner.store.places import output_at
+
+        told = self.output or os.environ.get("RUNNER_OUTPUT")
+        return output_at(told) if told else None
+
+    @property
+    def ledger_place(self) -> Place:
         """Where the ledger is."""
         from runner.ledger import locate
 
@@ -126,8 +158,8 @@ def open_to_write(options: Options) -> Ledger:
     """
     from runner.ledger import Ledger
 
-    path = options.ledger_path
-    return Ledger.open(path, create=Ledger.exists(path))
+    place = options.ledger_place
+    return Ledger.open(place, create=Ledger.exists(place))
 
 
 def find_job(job: str | Path, ledger: Ledger) -> Job:
@@ -147,7 +179,7 @@ def find_job(job: str | Path, ledger: Ledger) -> Job:
     if found is None:
         names = ", ".join(item.name for item in ledger.jobs()[:10])
         raise InputError(
-            f"the ledger {ledger.path} knows no job {str(job)!r}",
+            f"the ledger {ledger.place} knows no job {str(job)!r}",
             hint=f"it knows: {names}" if names else "nothing has been run with it yet",
         )
     return found
@@ -339,7 +371,22 @@ def plan_with_caps(request: Request, options: Options, ledger: Ledger | None) ->
             f"{usd(expected)} are expected, and {usd(left)} of the budget per {budget.per} are left: "
             "a run would stop there (exit code 5) and go on when there is more"
         )
+    _warn_of_cap(plan, worst if plan.delivery == "batch" else expected, request, ledger)
     return plan
+
+
+def _warn_of_cap(plan: Plan, needed_microusd: int, request: Request, ledger: Ledger | None) -> None:
+    """Say where the cap of the whole ledger leaves less than a run would need."""
+    cap = ledger.caps.cap() if ledger is not None else None
+    if cap is None or ledger is None:
+        return
+    spent = sum(one.microusd for one in ledger.caps.committed(now_ms=now_ms()) if one.simulated == request.simulated)
+    left = max(0, cap.microusd - spent)
+    if needed_microusd > left:
+        plan.warnings.append(
+            f"{usd(needed_microusd)} are needed, and {usd(left)} are left of the ledger's cap of {usd(cap.microusd)} "
+            "for all jobs together: a run would stop there (exit code 5); see `runner ledger cap`"
+        )
 
 
 def embeds(provider: Provider, options: Options) -> bool:

@@ -53,7 +53,7 @@ async def notify(
     folder: Path,
     summary: Summary,
     *,
-    report: Path | None,
+    report: Path | str | None,
     emit: Listener,
     api_key_env: str | None = None,
     handle_signals: bool = False,
@@ -65,9 +65,9 @@ async def notify(
         await notify(manifest, request.path.parent, summary, report=path_of_report_html, emit=emit,
                      api_key_env=options.api_key_env, handle_signals=True)
 
-    `folder` is the manifest's: commands run in it. `report` is the HTML report, None where there is none. The variables
-    that hold API keys, `api_key_env` among them, are taken out of the command's environment. With `handle_signals` a
-    Ctrl-C ends the telling, and not the process: how the run ended is still to be said.
+    `folder` is the manifest's: commands run in it. `report` is the HTML report, a file or a URL, None where there is
+    none. The variables that hold API keys, `api_key_env` among them, are taken out of the command's environment. With
+    `handle_signals` a Ctrl-C ends the telling, and not the process: how the run ended is still to be said.
 
     Never raises but for its own cancellation, which takes the command along. What went wrong is a `Warned`, what went
     well a `Notified`. It ends within `MOST_S`, or the manifest's `timeout` where that is longer and nobody interrupted.
@@ -122,7 +122,7 @@ class _Message:
     """What is told: the summary's line with `report`, and with the sentence in the words of chats."""
 
     summary: Summary
-    report: Path | None
+    report: Path | str | None
     entry: dict[str, object]
 
     def for_a_command(self) -> bytes:
@@ -134,9 +134,13 @@ class _Message:
         return json.dumps({"text": told, "content": told, **self.entry}).encode()
 
 
-def _message(summary: Summary, report: Path | None) -> _Message:
+def _message(summary: Summary, report: Path | str | None) -> _Message:
     entry = json.loads(line(summary, now=now()))
-    return _Message(summary, report, {**entry, "report": None if report is None else str(report.absolute())})
+    return _Message(
+        summary,
+        report,
+        {**entry, "report": report if report is None or isinstance(report, str) else str(report.absolute())},
+    )
 
 
 async def _listen_for_signals(heard: list[signal.Signals], scope: anyio.CancelScope) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,17 @@ import anyio
 from runner import catalog as catalogs
 from runner import invocation
 from runner import manifest as manifests
+from runner.cluster import cluster_for
 from runner.engine import events
 from runner.engine.events import Listener
 from runner.errors import InputError, Locked, RunnerError, innermost
 from runner.invocation import Options, now, now_ms
 from runner.ledger import THUMBNAIL, Job, Ledger
-from runner.store import Store
+from runner.store import Store, store_at
 
 if TYPE_CHECKING:
+    from runner.cluster.joining import Cluster
+    from runner.engine.hands import OpenHands
     from runner.engine.renditions import Renderer
     from runner.manifest import Manifest
     from runner.renditions import Recipe
@@ -42,22 +46,32 @@ class Rendering:
     renditions_failed: int
     composites: int
     composites_failed: int
-    folder: Path
+    folder: Path | str
+    """Where renditions lie: a folder, or a URL in a bucket."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """The page, and the thumbnails that were made for it; `is_busy` when a run holds the job and makes them."""
+    """The page (a file, or its URL in a bucket), and the thumbnails that were made for it.
+
+    `is_busy` when a run holds the job and makes them.
+    """
 
     job: str
-    page: Path
+    page: Path | str
     thumbnails: int
     thumbnails_failed: int
     is_busy: bool
 
 
 def renderer_for(
-    manifest: Manifest, path: Path, ledger: Ledger, store: Store, job: Job, emit: Listener
+    manifest: Manifest,
+    path: Path,
+    ledger: Ledger,
+    store: Store,
+    job: Job,
+    emit: Listener,
+    cluster: Cluster | None = None,
 ) -> Renderer | None:
     """Who makes what a job derives from its images while they are made; None where it derives nothing."""
     composites = ledger.has_inputs(job)
@@ -66,6 +80,7 @@ def renderer_for(
         recipes |= _thumbnail()
     if not composites and not recipes:
         return None
+    from runner.engine.renditions import MOST_WORKERS as MOST_BESIDE
     from runner.engine.renditions import Renderer
 
     return Renderer(
@@ -77,6 +92,16 @@ def renderer_for(
         composites=composites,
         emit=emit,
         now_ms=now_ms,
+        hands=None if cluster is None else _hands(cluster, store, MOST_BESIDE, emit),
+    )
+
+
+def _hands(cluster: Cluster, store: Store, most_workers: int, emit: Listener) -> OpenHands:
+    """The nodes of a cluster, and at most so many worker processes here for what they cannot make."""
+    from runner.cluster.painting import painting
+
+    return partial(
+        painting, cluster, store, most_workers=most_workers, warn=lambda message: emit(events.Warned(message))
     )
 
 
@@ -106,17 +131,19 @@ def render(job: str | Path, options: Options, listener: Listener) -> Rendering:
                 f"the manifest {path} asks for no renditions",
                 hint="add `renditions: [{name: card, width: 320, height: 180, fit: cover}]` to it",
             )
-        store = Store(options.output_folder, known.name)
+        store = store_at(options.output_for(known, manifest), known.name)
         with ExitStack() as held:
             _hold(ledger, store, known, held)
-            renderer = _alone(ledger, store, known, path.parent, recipes, composites=composites, listener=listener)
+            renderer = _alone(
+                ledger, store, known, path.parent, recipes, composites=composites, listener=listener, options=options
+            )
         return Rendering(
             known.name,
             renderer.renditions.made,
             renderer.renditions.failed,
             renderer.composites.made,
             renderer.composites.failed,
-            store.folder / "renditions",
+            store.located(f"{known.name}/renditions"),
         )
 
 
@@ -124,7 +151,7 @@ def gallery(job: str | Path, options: Options, listener: Listener) -> Gallery:
     """See `runner.api.gallery`."""
     with invocation.open_to_write(options) as ledger:
         known = invocation.find_job(job, ledger)
-        store = Store(options.output_folder, known.name)
+        store = store_at(options.output_for(known), known.name)
         made = failed = 0
         is_busy = False
         with ExitStack() as held:
@@ -133,10 +160,12 @@ def gallery(job: str | Path, options: Options, listener: Listener) -> Gallery:
             except Locked:
                 is_busy = True
             else:
-                renderer = _alone(ledger, store, known, Path(), _thumbnail(), composites=False, listener=listener)
+                renderer = _alone(
+                    ledger, store, known, Path(), _thumbnail(), composites=False, listener=listener, options=options
+                )
                 made, failed = renderer.renditions.made, renderer.renditions.failed
             write_gallery(ledger, store, known)
-        return Gallery(known.name, store.output / store.derived.gallery_path, made, failed, is_busy)
+        return Gallery(known.name, store.located(store.derived.gallery_path), made, failed, is_busy)
 
 
 def show_beside(origin: str, name: str, options: Options, listener: Listener) -> None:
@@ -145,7 +174,9 @@ def show_beside(origin: str, name: str, options: Options, listener: Listener) ->
     Only where the origin has a gallery; what goes wrong is told.
     """
     try:
-        if Store(options.output_folder, origin).derived.has_gallery():
+        with invocation.open_to_write(options) as ledger:
+            output = options.output_for(ledger.job(origin))
+        if store_at(output, origin).derived.has_gallery():
             for job in (name, origin):
                 gallery(job, options, listener)
     except RunnerError as error:
@@ -194,26 +225,33 @@ def _alone(
     *,
     composites: bool,
     listener: Listener,
+    options: Options,
 ) -> Renderer:
     """Make what is lacking, where no run goes on beside it."""
     from runner.engine.renditions import Renderer
 
     digests = {kind: recipe.digest for kind, recipe in recipes.items()}
     listener(events.RenderingBegan(job.name, ledger.renditions.count_lacking(job, digests)))
-    renderer = Renderer(
-        ledger=ledger,
-        store=store,
-        job=job,
-        base=base,
-        recipes=recipes,
-        composites=composites,
-        emit=listener,
-        now_ms=now_ms,
-        most_workers=MOST_WORKERS,
-    )
-    renderer.end()
+
+    async def make() -> Renderer:
+        async with cluster_for(options.engine, options.ray_address) as cluster:
+            renderer = Renderer(
+                ledger=ledger,
+                store=store,
+                job=job,
+                base=base,
+                recipes=recipes,
+                composites=composites,
+                emit=listener,
+                now_ms=now_ms,
+                most_workers=MOST_WORKERS,
+                hands=None if cluster is None else _hands(cluster, store, MOST_WORKERS, listener),
+            )
+            renderer.end()
+            await renderer.run()
+            return renderer
+
     try:
-        anyio.run(renderer.run)
+        return anyio.run(make)
     except ExceptionGroup as group:
         raise innermost(group) from None
-    return renderer

@@ -20,6 +20,7 @@ import anyio.to_thread
 
 from runner import __version__, closing, rendering
 from runner import manifest as manifests
+from runner.cluster import cluster_for
 from runner.engine import events, recovery
 from runner.engine.events import Event, Listener, Summary
 from runner.engine.pool import Pool
@@ -32,11 +33,12 @@ from runner.provider import Client, Endpoint, connect
 from runner.report.lines import line
 from runner.report.summary import summarise
 from runner.rules.budget import Budget
-from runner.store import Store
+from runner.store import Store, store_at, url_of
 from runner.tasks import Status
 from runner.wiring import Wiring
 
 if TYPE_CHECKING:
+    from runner.cluster.joining import Cluster
     from runner.engine.batch.common import Desk
     from runner.engine.renditions import Renderer
 
@@ -71,6 +73,9 @@ class Session:
         self.collect_only = collect_only
         self.renderer: Renderer | None = None
         self._engine: Pool | Desk | None = None
+        self._cluster: Cluster | None = None
+        self._problem: RunnerError | None = None
+        """What kept the engine from beginning."""
 
     async def run(self, endpoint: Endpoint) -> Summary:
         """The whole run; what ends it once it has begun is in the summary.
@@ -79,11 +84,40 @@ class Session:
             RunnerError: it could not begin; nothing was sent.
         """
         started = time.monotonic()
-        store = Store(self.options.output_folder, self.request.manifest.name)
-        store.prepare()
+        store = await anyio.to_thread.run_sync(self._store)
         # The ledger's lock is not enough: another ledger can be used with the same folder.
         with store.lock(now=now()):
-            return await self._run(store, endpoint, started)
+            async with cluster_for(self.options.engine, self.options.ray_address) as self._cluster:
+                return await self._run(store, endpoint, started)
+
+    def _store(self) -> Store:
+        """Where the job's files go, ready for them.
+
+        Raises:
+            InputError: they lie elsewhere.
+            StoreError: nothing can be written there.
+        """
+        manifest = self.request.manifest
+        known = self.ledger.job(manifest.name)
+        output = self.options.output_for(known, manifest)
+        store = store_at(output, manifest.name)
+        store.prepare()
+        if known is not None:
+            self._same_place(known, store)
+        return store
+
+    def _same_place(self, known: Job, store: Store) -> None:
+        """See that the files of a job that are on record lie where this run looks for them, as one of them tells."""
+        url = url_of(store.output)
+        if known.output == url:
+            return
+        one = next(self.ledger.assets(known), None)
+        if one is not None and not store.has(one.file.path, one.file.bytes):
+            before = known.output or "a folder"
+            raise InputError(
+                f"the images of {known.name!r} lie in {before}, and this run would put others in {store.output}",
+                hint=f"go on there: --output {known.output or 'FOLDER'}; or copy all of its files first",
+            )
 
     async def _run(self, store: Store, endpoint: Endpoint, started: float) -> Summary:
         manifest, ledger = self.request.manifest, self.ledger
@@ -106,7 +140,9 @@ class Session:
                     log.write(line(event, now=now()))
                 self.listener(event)
 
-            wiring = Wiring(self.request, self.options, ledger, store, job, run_id, endpoint, self.stop, emit)
+            wiring = Wiring(
+                self.request, self.options, ledger, store, job, run_id, endpoint, self.stop, emit, self._cluster
+            )
             error: RunnerError | None
             try:
                 error = await self._make(wiring, started)
@@ -133,13 +169,14 @@ class Session:
         if self.collect_only:
             found = ledger.job(manifest.name)
             if found is None:
-                raise InputError(f"the ledger {ledger.path} knows no job {manifest.name!r}")
+                raise InputError(f"the ledger {ledger.place} knows no job {manifest.name!r}")
             return found
         digest = manifest.digest(simulated=self.request.simulated)
         known = ledger.job(manifest.name)
         if known is None and store.has_run_logs():
+            there = store.located(manifest.name)
             raise InputError(
-                f"the job {manifest.name!r} has been run in {store.folder}, and the ledger {ledger.path} knows nothing "
+                f"the job {manifest.name!r} has been run in {there}, and the ledger {ledger.place} knows nothing "
                 "of it: to go on would pay for its images a second time",
                 hint="bring its ledger back or name it with --ledger; to begin anew, move that folder away, "
                 "or choose another --output or another `name`",
@@ -151,7 +188,8 @@ class Session:
         if job.digest != digest:
             job = ledger.enrol(job, manifests.expand(manifest, simulated=self.request.simulated), digest=digest)
         self._link(job)
-        return job
+        url = url_of(store.output)
+        return job if job.output == url else ledger.move_job(job, url)
 
     def _link(self, job: Job) -> None:
         """Put beside what is made again what it is made from."""
@@ -187,7 +225,7 @@ class Session:
             recovery.recover(ledger, store, job, emit, now_ms=now_ms())
             if not (self.options.hold_doubt or self.collect_only):
                 ledger.retry(job, Status.IN_DOUBT, None)
-            recovery.reuse(ledger, store, job, emit, now_ms=now_ms())
+            recovery.reuse(ledger, store, job, emit, now_ms=now_ms(), folder=self.options.output_folder)
             recovery.tidy(ledger, store, job, emit)
 
         await anyio.to_thread.run_sync(prepare)
@@ -214,7 +252,7 @@ class Session:
             )
         )
         renderer = self.renderer = rendering.renderer_for(
-            self.request.manifest, self.request.path, ledger, store, job, emit
+            self.request.manifest, self.request.path, ledger, store, job, emit, self._cluster
         )
         batches = is_batch or bool(ledger.batches.open(job))
         if not ledger.batches.open(job) and (statuses[Status.PLANNED] == 0 or (self.collect_only and not is_batch)):
@@ -224,7 +262,7 @@ class Session:
 
         def heard(event: Event) -> None:
             emit(event)
-            if renderer is not None and isinstance(event, events.Saved):
+            if renderer is not None and isinstance(event, events.Saved | events.Reused):
                 renderer.saved()
 
         wiring = replace(wiring, emit=heard)
@@ -238,11 +276,16 @@ class Session:
                         begun = await self._with_batches(wiring, client, budget)
                     todo = wiring.online_todo(collect_only=self.collect_only)
                     if todo is not None and not self.stop.asked:
-                        self._engine = wiring.pool(client, pacer, budget, concurrency, most, todo, begun=begun)
-                        await self._engine.run()
+                        try:
+                            async with wiring.making(client, most, self.end) as making:
+                                self._engine = wiring.pool(making, pacer, budget, concurrency, most, todo, begun=begun)
+                                await self._engine.run()
+                        except RunnerError as error:
+                            # Before the groups around it wrap it.
+                            self._problem = error
 
                 await self._watch(work, renderer, started, emit)
-        return self._engine.error if self._engine is not None else None
+        return self._problem or (self._engine.error if self._engine is not None else None)
 
     async def _with_batches(self, wiring: Wiring, client: Client, budget: Budget) -> int:
         """Deal with batches; how many tasks were put into new ones."""
@@ -306,7 +349,7 @@ class Session:
             interrupted=self.stop.asked and error is None,
             limited=self.options.limit is not None,
             elapsed_s=elapsed_s,
-            images=str(store.output / store.images),
+            images=str(store.located(store.images)),
             composites=self.renderer.composites if self.renderer else Tally(),
             renditions=self.renderer.renditions if self.renderer else Tally(),
         )

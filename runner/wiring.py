@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import os
 import random
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from runner import limiter
 from runner.catalog import Delivery
 from runner.engine import events
 from runner.engine.batch.common import Desk, Terms
+from runner.engine.descriptors import descriptors
 from runner.engine.events import Listener
 from runner.engine.pool import Pool
-from runner.engine.shared import Settings
+from runner.engine.shared import Generator, Landing, Settings
 from runner.engine.stop import Stop
 from runner.engine.uploads import uploads_from
+from runner.errors import RunnerError
 from runner.invocation import Options, Request, calibrations, concurrency_for, embeds, now, quoter_for
 from runner.ledger import Job, Ledger, Todo
 from runner.provider import Client, Endpoint, Timeouts
@@ -35,8 +37,20 @@ from runner.rules.retry import Policy
 from runner.store import Store
 from runner.tasks import Status
 
+if TYPE_CHECKING:
+    from runner.cluster.joining import Cluster
+
 NextTasks = Callable[[Job, int, int], list[Todo]]
 """The next planned tasks of a job, after a position, at most so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """Who makes requests, where their images come in, and how many at a time there is room for."""
+
+    client: Generator
+    landing: Landing
+    room: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,8 @@ class Wiring:
     endpoint: Endpoint
     stop: Stop
     emit: Listener
+    cluster: Cluster | None = None
+    """Where requests are made, if it is not this process."""
 
     @property
     def images_per_minute(self) -> float | None:
@@ -87,7 +103,9 @@ class Wiring:
     def places(self) -> tuple[int, int]:
         """Requests in flight, to begin with and at most, as far as this process may open files and connections."""
         start, most = concurrency_for(self.request.manifest, self.request.gates)
-        room = places_for(_descriptors(descriptors_for(most)))
+        if self.cluster is not None:
+            return start, most  # connections are the nodes' affair
+        room = places_for(descriptors(descriptors_for(most)))
         if room < start:
             self.emit(
                 events.Warned(
@@ -99,16 +117,20 @@ class Wiring:
 
     @contextmanager
     def pace(self, emit: Listener) -> Iterator[Pace]:
-        """This run's pace, together with every other run that uses the same key on this machine."""
+        """This run's pace, together with every other run that uses the same key: on this machine, or of this ledger."""
         own = Pacer(dict(self.request.gates))
         folder = limiter.default_folder()
         if self.is_embedded:
             yield own  # a simulator that nobody else can reach
             return
+        key = limiter.key_digest(self.endpoint.base_url, self.endpoint.api_key)
+        if self.ledger.is_shared:
+            with closing(limiter.LedgerPacer(own, self.ledger.gates(key, f"run {self.run_id}"))) as pacer:
+                yield pacer
+            return
         shared: limiter.SharedPacer | None = None
         if folder is not None:
-            path = limiter.key_file(folder, self.endpoint.base_url, self.endpoint.api_key)
-            shared = limiter.SharedPacer(own, path, run=f"{os.getpid()}-{self.run_id}")
+            shared = limiter.SharedPacer(own, limiter.key_file(folder, key), run=f"{os.getpid()}-{self.run_id}")
         try:
             if shared is None or not shared.is_shared:
                 emit(events.Warned(f"the pace of this key cannot be shared with other runs: {folder} cannot be used"))
@@ -125,9 +147,33 @@ class Wiring:
             return None
         return partial(self.ledger.batches.todo, fallen=True)
 
+    @asynccontextmanager
+    async def making(self, client: Client, most: int, end: Callable[[RunnerError, str], None]) -> AsyncIterator[Making]:
+        """What requests are made with for the block: this process's client and store, or the nodes of a cluster.
+
+        Raises:
+            InputError: a node of the cluster cannot be used; nothing was sent.
+            StoreError: the store cannot be written.
+        """
+        if self.cluster is None:
+            yield Making(client, self.store, most)
+            return
+        from runner.cluster.sending import sending
+
+        async with sending(
+            self.cluster,
+            self.store,
+            self.endpoint,
+            self.timeouts(),
+            most=most,
+            warn=lambda message: self.emit(events.Warned(message)),
+            end=end,
+        ) as them:
+            yield Making(them.client, them.landing, them.client.room)
+
     def pool(
         self,
-        client: Client,
+        making: Making,
         pacer: Pace,
         budget: Budget,
         concurrency: int,
@@ -149,7 +195,8 @@ class Wiring:
             store=self.store,
             job=self.job,
             run_id=self.run_id,
-            client=client,
+            client=making.client,
+            landing=making.landing,
             quoter=self.quoter("online"),
             price_version=self.request.catalog.version,
             pacer=pacer,
@@ -158,13 +205,13 @@ class Wiring:
                 self.options.max_failures or default_limit(concurrency), to_do, self.request.manifest.retry.base_s
             ),
             settings=Settings(
-                concurrency=concurrency,
+                concurrency=min(concurrency, making.room),
                 policy=self.policy(),
                 simulated=self.request.simulated,
                 fallback_model=models.fallback,
                 limit=limit,
                 hold_doubt=self.options.hold_doubt,
-                most_concurrency=most,
+                most_concurrency=min(most, making.room),
                 counts_inputs=self.request.catalog.counts_input_images(self.request.provider.name),
             ),
             stop=self.stop,
@@ -172,6 +219,7 @@ class Wiring:
             now=now,
             jitter=random.random,
             inputs=uploads_from(self.request.path.parent),
+            folder=self.options.output_folder,
             todo=todo,
         )
 
@@ -210,16 +258,3 @@ class Wiring:
             jitter=random.random,
             inputs=uploads_from(self.request.path.parent),
         )
-
-
-def _descriptors(needed: int) -> int:
-    """How many files this process may have open; the limit is raised to what is needed as far as that is allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return needed
-    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError):
-        return soft
-    return wanted

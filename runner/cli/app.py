@@ -19,6 +19,7 @@ from runner.cli import (
     batches,
     choosing,
     console,
+    ledgers,
     making,
     promoting,
     reporting,
@@ -60,6 +61,7 @@ choosing.register(app)
 promoting.register(app)
 verifying.register(app)
 making.register(app)
+ledgers.register(app)
 
 
 def run_app(arguments: Sequence[str]) -> int:

@@ -61,11 +61,12 @@ def review(
     from runner.invocation import find_job
     from runner.ledger import Ledger
     from runner.review import Settings, serve
+    from runner.store import store_at
 
     chosen = options.gather(output=output, ledger=ledger)
     settings = Settings(reviewer=reviewer, blind=blind, axis=axis, all_pairs=all_pairs, stars=stars, port=port)
     with ExitStack() as held:
-        opened = held.enter_context(Ledger.open(chosen.ledger_path, create=False))
+        opened = held.enter_context(Ledger.open(chosen.ledger_place, create=False))
         found = find_job(job, opened)
 
         def tell(address: str) -> None:
@@ -73,7 +74,8 @@ def review(
             if open_browser:
                 held.enter_context(_browsing(address))
 
-        serve(opened, found.name, chosen.output_folder, settings, on_ready=tell)
+        store = store_at(chosen.output_for(found), found.name)
+        serve(opened, store, settings, on_ready=tell)
 
 
 def results(
@@ -96,7 +98,7 @@ def results(
     from runner.review.wire import named
 
     who = None if reviewer is None else named(reviewer)
-    with Ledger.open(options.gather(output=output, ledger=ledger).ledger_path, create=False) as opened:
+    with Ledger.open(options.gather(output=output, ledger=ledger).ledger_place, create=False) as opened:
         found = look(opened, find_job(job, opened), reviewer=who)
     if json:
         for entry in found.lines():

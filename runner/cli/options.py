@@ -35,9 +35,12 @@ ApiKeyEnv = Annotated[
 ]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain HTTP to another machine.")]
 Output = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--output", metavar="DIR", help="The folder of images and ledger [default: $RUNNER_OUTPUT or output]."
+        "--output",
+        metavar="DIR|URL",
+        help="Where images go: a folder, which has the ledger too, or s3://BUCKET/PREFIX "
+        "[default: $RUNNER_OUTPUT, the manifest's output.dir, or output].",
     ),
 ]
 Ledger = Annotated[
@@ -45,7 +48,8 @@ Ledger = Annotated[
     typer.Option(
         "--ledger",
         metavar="URL",
-        help="The ledger: a path or sqlite:///PATH [default: $RUNNER_LEDGER or OUTPUT/ledger.sqlite3].",
+        help="The ledger: a path, sqlite:///PATH or postgresql://USER@HOST/DATABASE "
+        "[default: $RUNNER_LEDGER or OUTPUT/ledger.sqlite3].",
     ),
 ]
 Set = Annotated[
@@ -97,6 +101,28 @@ Wait = Annotated[
         show_default=False,
     ),
 ]
+
+
+class Engine(StrEnum):
+    """Where requests and renditions are made."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+EngineName = Annotated[
+    Engine,
+    typer.Option("--engine", help="local: requests and renditions are made here; ray: on the nodes of a Ray cluster."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="The cluster of --engine ray: HOST:PORT, auto, or local, which begins one here for this run "
+        "[default: $RAY_ADDRESS, or the one that this machine is part of].",
+    ),
+]
 CatalogFile = Annotated[
     Path | None,
     typer.Option("--catalog", metavar="FILE", help="A YAML file of yours with prices, models or providers."),
@@ -111,7 +137,7 @@ def gather(
     base_url: str | None = None,
     api_key_env: str | None = None,
     insecure: bool = False,
-    output: Path | None = None,
+    output: str | None = None,
     ledger: str | None = None,
     overrides: list[str] | None = None,
     budget: str | None = None,
@@ -122,10 +148,14 @@ def gather(
     max_failures: str | None = None,
     delivery: Delivery | None = None,
     wait: bool | None = None,
+    engine: Engine = Engine.LOCAL,
+    ray_address: str | None = None,
 ) -> Options:
     """The options of one invocation, for `runner.api`."""
     from runner.invocation import Options
 
+    if ray_address is not None and engine is not Engine.RAY:
+        raise typer.BadParameter("it is for --engine ray", param_hint="--ray-address")
     return Options(
         provider=provider,
         base_url=base_url,
@@ -134,7 +164,7 @@ def gather(
         output=output,
         ledger=ledger,
         overrides=tuple(overrides or ()),
-        budget_usd=_usd(budget),
+        budget_usd=None if budget is None else amount(budget, option="--budget"),
         limit=limit,
         catalog=catalog,
         hold_doubt=hold_doubt,
@@ -143,6 +173,8 @@ def gather(
         delivery=None if delivery is None else "batch" if delivery is Delivery.BATCH else "online",
         # Nobody watches cron or a pipe: what the provider works on for hours is collected by another call.
         wait=sys.stderr.isatty() if wait is None else wait,
+        engine="ray" if engine is Engine.RAY else "local",
+        ray_address=ray_address,
     )
 
 
@@ -180,13 +212,12 @@ def _failures(text: str | None) -> FailureLimit | None:
     )
 
 
-def _usd(text: str | None) -> Decimal | None:
-    if text is None:
-        return None
+def amount(text: str, *, option: str) -> Decimal:
+    """An amount in USD, as it is typed."""
     try:
-        amount = Decimal(text.removeprefix("$"))
+        found = Decimal(text.removeprefix("$"))
     except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
-        raise typer.BadParameter(f"{text!r} is not an amount in USD, such as 2.50", param_hint="--budget")
-    return amount
+        found = Decimal("NaN")
+    if not found.is_finite() or found < 0:
+        raise typer.BadParameter(f"{text!r} is not an amount in USD, such as 2.50", param_hint=option)
+    return found

@@ -39,18 +39,20 @@ def report(
     from runner.invocation import find_job, now
     from runner.ledger import Ledger
     from runner.report.night import night
-    from runner.store import Store
+    from runner.store import store_at
 
     chosen = options.gather(output=output, ledger=ledger)
-    folder = chosen.output_folder
-    if to is not None:
-        refuse_below(folder, to, option="--to")
-    with Ledger.open(chosen.ledger_path, create=False) as opened:
+    with Ledger.open(chosen.ledger_place, create=False) as opened:
         found = find_job(job, opened)
-        files = Store(folder, found.name).derived
-        has_link = to is not None and files.has_gallery()
-        link = os.path.relpath(folder / files.gallery_path, to.parent) if to is not None and has_link else None
-        text = night(opened, found, run, now=now(), output=folder, gallery=link)
+        store = store_at(chosen.output_for(found), found.name)
+        link: str | None = None
+        if to is not None:
+            refuse_below(store.output, to, option="--to")
+            if store.derived.has_gallery():
+                page = store.located(store.derived.gallery_path)
+                # Of a bucket its URL: nothing on this machine leads there.
+                link = page if isinstance(page, str) else os.path.relpath(page, to.parent)
+        text = night(opened, found, run, now=now(), store=store, gallery=link)
     if to is None:
         console.raw(text)
         return

@@ -65,6 +65,8 @@ def run(
         InDoubt, typer.Option("--in-doubt", help="Try requests that may have been billed once more, or hold them.")
     ] = InDoubt.RETRY,
     insecure: options.Insecure = False,
+    engine: options.EngineName = options.Engine.LOCAL,
+    ray_address: options.RayAddress = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -92,6 +94,8 @@ def run(
         max_failures=max_failures,
         delivery=delivery,
         wait=wait,
+        engine=engine,
+        ray_address=ray_address,
     )
     stop = Stop()
     summary = api.run(job, chosen, listener=audience(stop, json=json, quiet=quiet), stop=stop, handle_signals=True)

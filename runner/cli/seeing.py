@@ -119,7 +119,7 @@ def costs(
     from runner.report.costs import total
 
     if chart is not None:
-        refuse_below(options.gather(output=output).output_folder, chart, option="--chart")
+        refuse_below(options.gather(output=output).output_for(), chart, option="--chart")
     with _open(output, ledger) as opened:
         chosen = _jobs(opened, job)[0] if job is not None else None
         entries = look(opened, by.value, chosen)
@@ -236,10 +236,10 @@ def _writable(path: Path) -> IO[str]:
         raise InputError(f"{path} cannot be written: {error.strerror}", hint="name another file with --to") from None
 
 
-def _open(output: Path | None, ledger: str | None) -> Ledger:
+def _open(output: str | None, ledger: str | None) -> Ledger:
     from runner.ledger import Ledger
 
-    return Ledger.open(options.gather(output=output, ledger=ledger).ledger_path, create=False)
+    return Ledger.open(options.gather(output=output, ledger=ledger).ledger_place, create=False)
 
 
 def _jobs(ledger: Ledger, job: str | None) -> list[Job]:

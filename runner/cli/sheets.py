@@ -58,18 +58,20 @@ def sheet(
     from runner.renditions.lettering import Letters
     from runner.renditions.sheet import save
     from runner.report.sheets import sheet as choose
+    from runner.store import store_at
 
     given = options.gather(output=output, ledger=ledger)
     letters = Letters(font)
-    with Ledger.open(given.ledger_path, create=False) as opened:
+    with Ledger.open(given.ledger_place, create=False) as opened:
         found = find_job(job, opened)
         file = to if to is not None else Path(f"{found.name}-sheet.png")
         kind = _kind(file)
-        refuse_below(given.output_folder, file, option="--to")
+        store = store_at(given.output_for(found), found.name)
+        refuse_below(store.output, file, option="--to")
         chosen = choose(
             opened,
             found,
-            output=given.output_folder,
+            store=store,
             rows=rows,
             columns=columns,
             size_px=size,

@@ -29,6 +29,8 @@ def render(
     output: options.Output = None,
     ledger: options.Ledger = None,
     overrides: options.Set = None,
+    engine: options.EngineName = options.Engine.LOCAL,
+    ray_address: options.RayAddress = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -39,7 +41,7 @@ def render(
     from runner import api
     from runner.cli.progress import RenderingProgress
 
-    chosen = options.gather(output=output, ledger=ledger, overrides=overrides)
+    chosen = options.gather(output=output, ledger=ledger, overrides=overrides, engine=engine, ray_address=ray_address)
     made = api.render(job, chosen, listener=RenderingProgress(quiet=quiet))
     failed = made.renditions_failed + made.composites_failed
     if json:
@@ -99,4 +101,4 @@ def gallery(
     if made.thumbnails_failed and not quiet:
         console.warn(f"{made.thumbnails_failed} thumbnails could not be made: their images are shown instead")
     if show:
-        typer.launch(made.page.resolve().as_uri())
+        typer.launch(made.page if isinstance(made.page, str) else made.page.resolve().as_uri())

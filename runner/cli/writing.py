@@ -9,18 +9,21 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from runner.errors import InputError
 
+if TYPE_CHECKING:
+    from runner.store import Output
 
-def refuse_below(folder: Path, file: Path, *, option: str) -> None:
+
+def refuse_below(folder: Output, file: Path, *, option: str) -> None:
     """What lies there is on record: no slip in a name may replace an image that was paid for.
 
     Raises:
-        InputError: `file` lies below `folder`.
+        InputError: `file` lies below `folder`, which is none where images go to a bucket.
     """
-    if file.resolve().is_relative_to(folder.resolve()):
+    if isinstance(folder, Path) and file.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{file} lies in the output folder", hint=f"name a file elsewhere with {option}")
 
 

@@ -4,24 +4,29 @@ Owns the order for one attempt (record, send, store, record, settle) and what ea
 and the pace. Refuses to choose what is attempted and when: `pool` does. From the moment the request may have left,
 nothing but `Stop.now` cuts it before its result is on record.
 
-A request is put on record a little before the instant that was booked for it (`LEAD_S`), and leaves at that instant:
-how long the disk takes for the record does not move it. So SIGKILL finds, beside what is in flight, the requests of
-that moment (the lead times the rate, and what waits for the end of a hold) on record although they never left; no one
-can know that of them afterwards, and they are in doubt like the others.
+A request is put on record a little before the instant that was booked for it (`Pace.lead_s`), and leaves at that
+instant: how long the disk takes for the record does not move it. So SIGKILL finds, beside what is in flight, the
+requests of that moment (the lead times the rate, and what waits for the end of a hold) on record although they never
+left; no one can know that of them afterwards, and they are in doubt like the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import assert_never
 
 import anyio
+import anyio.to_thread
 
 from runner.engine import events
+from runner.engine.hindered import superseded
 from runner.engine.outcome import cost_of, ending_of, is_doubtful, is_told, misfit, spoilt
 from runner.engine.recovery import file_of, fits, make_room
-from runner.engine.shared import LEAD_S, Again, Shared, Turn, Work, kind_of
+from runner.engine.shared import Again, Capped, Shared, Turn, Work, claim, kind_of
 from runner.engine.sink import ImageSink
 from runner.errors import (
+    LedgerError,
     Lost,
     ModelGone,
     ProviderError,
@@ -31,11 +36,11 @@ from runner.errors import (
     Unusable,
     Usage,
 )
-from runner.ledger import Answer, Begin, Cost, File, Steps
+from runner.ledger import Answer, Begin, Change, Cost, File, Hindrance, Steps
 from runner.provider import Made
 from runner.rules import retry
 from runner.rules.budget import Reservation
-from runner.rules.pacing import Heard
+from runner.rules.pacing import Claimed, Heard
 from runner.store import BadImage, Partial
 from runner.tasks import NOT_SENT, Event
 
@@ -52,8 +57,10 @@ class Attempt:
         self._reservation = reservation
         self._id = 0
         self._since = 0.0
+        self._billed_microusd: int | None = None
+        """What it has cost, once that is on record."""
 
-    async def make(self) -> Again | None:
+    async def make(self) -> Again | Capped | None:
         """Make the attempt; whether the task is to be tried again.
 
         Raises:
@@ -61,7 +68,8 @@ class Attempt:
         """
         run = self._run
         with anyio.CancelScope(shield=True):
-            self._id = await run.writer.begin(
+            booked_at = anyio.current_time()
+            begun = await run.writer.begin(
                 Begin(
                     self._todo.task_id,
                     run.run_id,
@@ -71,8 +79,13 @@ class Attempt:
                     self._reservation.amount_microusd,
                     run.price_version,
                     run.now_ms(),
-                )
+                ),
+                alone=self._work.alone,
             )
+            if isinstance(begun, Hindrance):
+                return self._hindered(begun)
+            self._id = begun
+            run.pacer.recorded(anyio.current_time() - booked_at)
             partial, trouble = self._partial()
             may_leave = partial is not None and await self._may_leave()
             self._since = anyio.current_time()
@@ -90,10 +103,25 @@ class Attempt:
             await self._never_sent("stopped before this request left")
         return None
 
+    def _hindered(self, why: Hindrance) -> Again | Capped | None:
+        """Nothing is on record, and nothing leaves."""
+        run = self._run
+        run.budget.settle(self._reservation, 0)
+        match why:
+            case Hindrance.SUPERSEDED:
+                run.end(superseded(run.job.name), "failed")
+                return None
+            case Hindrance.ELSEWHERE:
+                return Again(replace(self._work, is_elsewhere=True), 0.0)
+            case Hindrance.CAPPED:
+                return Capped(self._work)
+            case _:
+                assert_never(why)
+
     def _partial(self) -> tuple[Partial | None, str]:
         """Where the image goes; None, and why, with a disk that refuses: then nothing further may leave."""
         try:
-            return self._run.store.partial(self._id), ""
+            return self._run.landing.partial(self._id), ""
         except StoreError as error:
             self._run.end(error, "failed")
             return None, error.message
@@ -105,7 +133,7 @@ class Attempt:
         while not run.nothing_leaves:
             now = anyio.current_time()
             if booked and now >= at:
-                if not run.pacer.held(now):
+                if not run.pacer.void(at, now):
                     at = run.pacer.depart(at, now, self._turn.costs)
                     if at <= now:
                         return True
@@ -113,14 +141,27 @@ class Attempt:
                     # The place that was booked passes unused.
                     at, booked = now, False
             if not booked:
-                if run.stop.asked:
+                another = await self._another(at)
+                if another is None:
                     return False
-                at, booked = run.pacer.claim(at, now + LEAD_S, self._turn.costs)
-            with anyio.CancelScope(deadline=at if booked else at - LEAD_S) as scope:
+                at, booked = another
+            with anyio.CancelScope(deadline=at if booked else at - run.pacer.lead_s) as scope:
                 run.waiting.add(scope)
                 await anyio.sleep_forever()
             run.waiting.discard(scope)
         return False
+
+    async def _another(self, at: float) -> Claimed | None:
+        """Another place, booked or to be asked for again; None when the run was stopped, also while this was asked."""
+        run = self._run
+        if run.stop.asked:
+            return None
+        try:
+            another = await claim(run.pacer, at, self._turn.costs)
+        except LedgerError as error:
+            run.end(error, "failed")
+            return None
+        return another if another[1] or not run.stop.asked else None
 
     async def _send(self, partial: Partial) -> Again | None:
         """Send the request, and record whatever comes of it."""
@@ -147,6 +188,9 @@ class Attempt:
                 return None
             except BadImage as error:
                 failure = spoilt(error, made)
+            except Lost as error:
+                # It was received, and is gone with whoever had it.
+                failure = error
             except StoreError as error:
                 # Whole on disk or nearly: it is left for the next run to look at.
                 run.end(error, "failed")
@@ -183,7 +227,10 @@ class Attempt:
         self._meter(made.envelope.usage)
         cost = self._cost(made.envelope.usage, made.envelope.usage_json)
         answer = Answer(made.request_id, made.http_status, round(latency_s * 1000))
-        file = await run.writer.through(self._steps(sink, answer, cost, run.now_ms()))
+        if run.landing.is_remote:
+            file = await self._keep_afar(sink, answer, cost)
+        else:
+            file = await run.writer.through(self._steps(sink, answer, cost, run.now_ms()))
         run.budget.settle(self._reservation, cost.microusd)
         run.breaker.image()
         run.emit(
@@ -203,16 +250,39 @@ class Attempt:
     def _steps(self, sink: ImageSink, answer: Answer, cost: Cost, now_ms: int) -> Steps[File]:
         """The order of writes, in the ledger's thread: from the first on, the next run takes the image over."""
         run = self._run
+        file = self._sealed(sink)
+        yield run.writer.received(self._id, answer=answer, cost=cost, file=file)
+        self._billed_microusd = cost.microusd
+        self._place(file.path)
+        yield self._saved(file, now_ms)
+        return file
+
+    async def _keep_afar(self, sink: ImageSink, answer: Answer, cost: Cost) -> File:
+        """The same order where a name is given over a network: the ledger's thread does not wait for that."""
+        run = self._run
+        file = await anyio.to_thread.run_sync(self._sealed, sink, limiter=run.placing)
+        await run.writer.commit(run.writer.received(self._id, answer=answer, cost=cost, file=file))
+        self._billed_microusd = cost.microusd
+        await anyio.to_thread.run_sync(self._place, file.path, limiter=run.placing)
+        await run.writer.commit(self._saved(file, run.now_ms()))
+        return file
+
+    def _sealed(self, sink: ImageSink) -> File:
+        """What goes on record of an image that is whole and flushed; raises BadImage where it is another."""
         sealed, request = sink.seal(), self._todo.request
         if not fits(sealed, request.pixels, request.output_format):
             raise BadImage(misfit(sealed, request), code="wrong_image")
-        path = run.store.path(self._todo.name)
-        file = file_of(sealed, path)
-        yield run.writer.received(self._id, answer=answer, cost=cost, file=file)
+        return file_of(sealed, self._run.store.path(self._todo.name))
+
+    def _place(self, path: str) -> None:
+        run = self._run
         if run.store.occupied(path):
             make_room(run.ledger, run.store, path)
-        run.store.place(self._id, path)
-        yield run.writer.saved(
+        run.landing.place(self._id, path)
+
+    def _saved(self, file: File, now_ms: int) -> Change:
+        run = self._run
+        return run.writer.saved(
             self._id,
             task_id=self._todo.task_id,
             file=file,
@@ -220,7 +290,6 @@ class Attempt:
             simulated=run.settings.simulated,
             now_ms=now_ms,
         )
-        return file
 
     async def _fail(self, error: ProviderError, usage_json: str | None = None) -> Again | None:
         """The attempt brought no image: decide, record, settle."""
@@ -257,7 +326,10 @@ class Attempt:
                 try_again=again,
                 now_ms=run.now_ms(),
             )
-            run.budget.doubt(self._reservation)
+            if self._billed_microusd is None:
+                run.budget.doubt(self._reservation)
+            else:
+                run.budget.settle(self._reservation, self._billed_microusd)
         else:
             event, status = ending_of(decision)
             await run.writer.unsaved(
@@ -273,13 +345,13 @@ class Attempt:
                 error.message,
                 error.http_status,
                 error.request_id,
-                spent.microusd if spent else 0,
-                self._reservation.amount_microusd if doubtful else 0,
+                spent.microusd if spent else self._billed_microusd or 0,
+                self._reservation.amount_microusd if doubtful and self._billed_microusd is None else 0,
                 decision.delay_s if again and isinstance(decision, retry.TryAgain) else None,
             )
         )
         if again and isinstance(decision, retry.TryAgain):
-            return Again(Work(todo, tally), decision.delay_s)
+            return Again(replace(self._work, tally=tally), decision.delay_s)
         return None
 
     def _concerns_everyone(self, error: ProviderError, decision: retry.Decision) -> None:

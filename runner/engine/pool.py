@@ -11,6 +11,9 @@ import datetime as dt
 import heapq
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import assert_never
 
 import anyio
 import anyio.to_thread
@@ -18,7 +21,21 @@ import anyio.to_thread
 from runner import planner
 from runner.engine import events
 from runner.engine.attempt import Attempt
-from runner.engine.shared import LEAD_S, Generator, Inputs, Settings, Shared, Turn, Work, kind_of, no_inputs
+from runner.engine.hindered import AGAIN_S, Elsewhere, Standing, capped
+from runner.engine.shared import (
+    Again,
+    Capped,
+    Generator,
+    Inputs,
+    Landing,
+    Settings,
+    Shared,
+    Turn,
+    Work,
+    claim,
+    kind_of,
+    no_inputs,
+)
 from runner.engine.stop import Stop
 from runner.errors import BudgetExceeded, RunnerError
 from runner.ledger import Job, Ledger, Todo
@@ -33,6 +50,8 @@ from runner.store import Store
 
 PAGE = 256
 """Planned tasks read from the ledger at a time."""
+CAPPED_S = 1.0
+"""When a task is tried again for which the ledger's cap had no room, while requests are in flight."""
 WAITING_PER_PLACE = 4
 """Tasks that may wait for another attempt, for each place in the pool: what waits is bounded, however long the job."""
 
@@ -59,14 +78,21 @@ class Pool:
         now: Callable[[], dt.datetime],
         jitter: Callable[[], float],
         inputs: Inputs = no_inputs,
+        landing: Landing | None = None,
+        folder: Path | None = None,
         todo: Callable[[Job, int, int], list[Todo]] | None = None,
     ) -> None:
-        """`todo` gives the next planned tasks, as `Ledger.todo` does; it is that unless something else is given."""
+        """`todo` gives the next planned tasks, as `Ledger.todo` does; it is that unless something else is given.
+
+        Images come in at the `landing`: that is the store, unless something else is given. `folder` is where the files
+        of jobs lie that are in no bucket.
+        """
         self._todo = todo or ledger.todo
         self._shared = Shared(
             ledger=ledger,
             writer=ledger.writer(),
             store=store,
+            landing=landing or store,
             job=job,
             run_id=run_id,
             client=client,
@@ -84,6 +110,7 @@ class Pool:
             inputs=inputs,
             places=Places(settings.concurrency, settings.most_concurrency or settings.concurrency, pacer.per_minute),
         )
+        self._elsewhere = Elsewhere(ledger, store, job, emit, now_ms=self._shared.now_ms, folder=folder)
         self._in_flight = 0
         self._begun = 0
         self._page: list[Todo] = []
@@ -116,6 +143,10 @@ class Pool:
     async def _feed(self, start: Callable[..., object]) -> None:
         run = self._shared
         while (work := await self._next()) is not None:
+            mine = await self._mine(work)
+            if mine is None:
+                continue
+            work = mine
             if not await self._place_is_free():
                 return
             # Chosen together with its price: a fallback that takes over while this waits may be dearer (law 4).
@@ -178,6 +209,30 @@ class Pool:
         self._begun += 1
         return todo
 
+    async def _mine(self, work: Work) -> Work | None:
+        """The task as it is to be attempted; None if another job has made its image, or is making it."""
+        if not work.is_elsewhere and not await self._others_are_under_way():
+            return work
+        found = await anyio.to_thread.run_sync(self._elsewhere.look, work.todo)
+        match found:
+            case Standing.NOBODY:
+                return replace(work, is_elsewhere=False)
+            case Standing.USELESS:
+                return replace(work, is_elsewhere=False, alone=True)
+            case Standing.UNDER_WAY:
+                ready_at = anyio.current_time() + AGAIN_S
+                heapq.heappush(self._waiting, (ready_at, next(self._order), work))
+                return None
+            case Standing.TAKEN:
+                return None
+            case _:
+                assert_never(found)
+
+    async def _others_are_under_way(self) -> bool:
+        if not self._elsewhere.is_due():
+            return self._elsewhere.others
+        return await anyio.to_thread.run_sync(self._elsewhere.find_others)
+
     async def _uploads(self, todo: Todo) -> Sequence[Upload] | None:
         """The files that go with a request, before anything of it is on record; None when one of them is not there."""
         if not todo.sources:
@@ -223,10 +278,11 @@ class Pool:
         at = anyio.current_time()
         while not self._shared.stop.asked:
             # A hold may have come while this one waited, or another run have taken the place.
-            at, booked = pacer.claim(at, anyio.current_time() + LEAD_S, costs)
+            at, booked = await claim(pacer, at, costs)
             if booked:
                 return at
-            await self._change(at - LEAD_S)
+            if not self._shared.stop.asked:
+                await self._change(at - pacer.lead_s)
         return None
 
     async def _change(self, until: float | None) -> None:
@@ -241,7 +297,14 @@ class Pool:
     async def _attempt(self, attempt: Attempt) -> None:
         try:
             again = await attempt.make()
-            if again is not None:
+            if isinstance(again, Capped):
+                if self._in_flight == 1:
+                    run = self._shared
+                    self.end(await anyio.to_thread.run_sync(capped, run.ledger, run.now()), "budget")
+                else:
+                    # What is in flight may settle below what is reserved for it.
+                    again = Again(again.work, CAPPED_S)
+            if isinstance(again, Again):
                 ready_at = anyio.current_time() + again.delay_s
                 heapq.heappush(self._waiting, (ready_at, next(self._order), again.work))
         except RunnerError as error:

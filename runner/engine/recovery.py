@@ -8,11 +8,12 @@ lock. Blocking, in pages: nothing here grows with the number of tasks.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from runner.engine.events import Adopted, FoundInDoubt, Listener, Reused, Warned
 from runner.errors import StoreError
-from runner.ledger import Answer, File, Job, Ledger, Orphan
-from runner.store import Sealed, Store
+from runner.ledger import Answer, File, Job, Ledger, Orphan, Reusable
+from runner.store import Output, Sealed, Store, output_at, store_at, url_of
 
 PAGE = 200
 
@@ -42,8 +43,11 @@ def recover(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: i
     store.sweep()
 
 
-def reuse(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: int) -> int:
-    """Take over what other jobs have made; returns how many tasks that finished."""
+def reuse(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: int, folder: Path | None = None) -> int:
+    """Take over what other jobs have made; returns how many tasks that finished.
+
+    `folder` is where the files of jobs lie whose place is no bucket, where this job's is one.
+    """
     if not ledger.has_offers(job):
         return 0
     # Asked before the search: what others make while it goes on is looked for the next time.
@@ -54,21 +58,51 @@ def reuse(ledger: Ledger, store: Store, job: Job, emit: Listener, *, now_ms: int
         for item in page:
             if item.task_id == finished:
                 continue
-            if not store.matches(item.file.path, item.file.sha256):
+            if not _take_over(ledger, store, item, emit, now_ms=now_ms, folder=folder):
                 through = None  # its file may come back
                 continue
-            path = store.path(item.name)
-            make_room(ledger, store, path, keep_sha256=item.file.sha256)
-            if not store.occupied(path):
-                store.take_over(item.file.path, path)
-            ledger.reuse(item, replace(item.file, path=path), now_ms=now_ms)
-            emit(Reused(item.name, path))
             finished = item.task_id
             count += 1
     store.taken_over()
     if through is not None:
         ledger.offered(job, through)
     return count
+
+
+def reuse_one(
+    ledger: Ledger, store: Store, task_id: int, job: Job, emit: Listener, *, now_ms: int, folder: Path | None = None
+) -> bool:
+    """Take over what another job has made of one task since this run began; whether that finished it."""
+    taken = any(
+        _take_over(ledger, store, item, emit, now_ms=now_ms, folder=folder)
+        for item in ledger.reusable_for(job, task_id)
+    )
+    store.taken_over()
+    return taken
+
+
+def _take_over(
+    ledger: Ledger, store: Store, item: Reusable, emit: Listener, *, now_ms: int, folder: Path | None
+) -> bool:
+    """Let another job's image serve a task as well; False where its file is not there."""
+    origin = _origin(item, store, folder)
+    theirs = store if origin is None else store_at(origin, item.file.path.partition("/")[0])
+    if not theirs.matches(item.file.path, item.file.sha256):
+        return False
+    path = store.path(item.name)
+    make_room(ledger, store, path, keep_sha256=item.file.sha256)
+    if not store.occupied(path):
+        store.take_over(item.file.path, path, origin)
+    ledger.reuse(item, replace(item.file, path=path), now_ms=now_ms)
+    emit(Reused(item.name, path))
+    return True
+
+
+def _origin(item: Reusable, store: Store, folder: Path | None) -> Output | None:
+    """The output place of another job's file; None where it is this store's own, or cannot be known."""
+    if item.output == url_of(store.output):
+        return None
+    return folder if item.output is None else output_at(item.output)
 
 
 def tidy(ledger: Ledger, store: Store, job: Job, emit: Listener) -> None:
@@ -122,6 +156,8 @@ def _rescued(ledger: Ledger, store: Store, orphan: Orphan) -> File | None:
     if orphan.received_sha256 is not None and orphan.received_path is not None:
         placed = store.matches(orphan.received_path, orphan.received_sha256)
         waits = store.partial_matches(orphan.attempt_id, orphan.received_sha256)
+        if placed and waits and store.is_remote and ledger.asset_at(orphan.received_path) is None:
+            waits = False  # over a network a name is given by copying: it died before the copy here was removed
         # With its own file still waiting, the same bytes under its name belong to the one that had the name before.
         if placed and not waits:
             found = store.examine(orphan.received_path)

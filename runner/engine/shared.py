@@ -22,13 +22,11 @@ from runner.rules import retry
 from runner.rules.breaker import Breaker
 from runner.rules.budget import Budget
 from runner.rules.concurrency import Places
-from runner.rules.pacing import Heard, Pace, TokenMeter
+from runner.rules.pacing import Claimed, Heard, Pace, TokenMeter
 from runner.rules.quoting import Quoter
-from runner.store import Store
+from runner.store import Partial, Store
 from runner.tasks import ImageRequest, Source
 
-LEAD_S = 0.1
-"""How long before its instant a request is put on record: longer than a disk mostly takes to flush."""
 HOPELESS = frozenset({"failed", "provider"})
 """Reasons to stop for which another request would be in vain: the disk, the ledger, the key."""
 
@@ -49,6 +47,30 @@ class Generator(Protocol):
         ...
 
 
+class Landing(Protocol):
+    """Where images come in and get their names; the store itself, unless others receive them."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether `place` goes over a network."""
+        ...
+
+    def partial(self, attempt_id: int) -> Partial:
+        """Room for the image of an attempt; see `Store.partial`."""
+        ...
+
+    def place(self, attempt_id: int, path: str) -> None:
+        """Give a sealed image its name; see `Store.place`.
+
+        Raises:
+            StoreError: it cannot be; the next run may find it.
+            Lost: whoever received it is gone, and the image with it.
+        """
+        ...
+
+
+PLACING = 32
+"""Images that get their names over a network at a time; each waits in a thread."""
 Inputs = Callable[[Sequence[Source]], Sequence[Upload]]
 """The files to send for these sources. Blocking. Raises InputError: one of them is gone, or shows something else."""
 
@@ -83,6 +105,10 @@ class Work:
 
     todo: Todo
     tally: retry.Tally = field(default_factory=retry.Tally)
+    is_elsewhere: bool = False
+    """Another job had made its image, or was making it, when this was about to be begun."""
+    alone: bool = False
+    """What other jobs have made of it is of no use: its file is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +128,7 @@ class Shared:
     ledger: Ledger
     writer: Writer
     store: Store
+    landing: Landing
     job: Job
     run_id: int
     client: Generator
@@ -121,6 +148,7 @@ class Shared:
     meter: TokenMeter = field(default_factory=TokenMeter)
     scopes: set[anyio.CancelScope] = field(default_factory=set)
     waiting: set[anyio.CancelScope] = field(default_factory=set)
+    placing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(PLACING))
 
     @property
     def nothing_leaves(self) -> bool:
@@ -133,11 +161,24 @@ class Shared:
 
 
 @dataclass(frozen=True, slots=True)
+class Capped:
+    """The task could not be begun: the ledger's cap could be passed."""
+
+    work: Work
+
+
+@dataclass(frozen=True, slots=True)
 class Again:
     """The task may be tried again after `delay_s` seconds."""
 
     work: Work
     delay_s: float
+
+
+async def claim(pace: Pace, at: float, costs: Mapping[str, float]) -> Claimed:
+    """A place from `at` on, if there is one before long; see `Pace.claim`. Raises LedgerError where the gates are."""
+    claimed = pace.claim(at, anyio.current_time() + pace.lead_s, costs)
+    return claimed if isinstance(claimed, tuple) else await claimed
 
 
 def kind_of(request: ImageRequest, model: str) -> tuple[str, str, str, bool]:

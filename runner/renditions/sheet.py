@@ -6,11 +6,13 @@ Owns the layout, and that one picture is open at a time. Refuses to know jobs: w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Literal
 
-from runner.errors import InputError
+from runner.errors import InputError, StoreError
 from runner.inputs import BadInput
 from runner.inputs.reading import MAX_PIXELS
 from runner.renditions.lettering import Letters, shown
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
 Kind = Literal["png", "jpeg", "pdf"]
+Copy = Callable[[], AbstractContextManager[Path]]
+"""A file that is here only while it is looked at."""
 Spot = tuple[int, int]
 Box = tuple[int, int, int, int]
 Stands = Literal["below", "above", "around"]
@@ -41,7 +45,7 @@ _GROUND, _CARD, _BAD, _INK, _FAINT, _BADGE = "#f3f3f1", "#ffffff", "#fbe9e7", "#
 class Picture:
     """One image of a cell: the first of `files` that can be read is drawn; without any, `note` stands there."""
 
-    files: tuple[Path, ...] = ()
+    files: tuple[Path | Copy, ...] = ()
     note: str = ""
 
 
@@ -288,11 +292,12 @@ def _boxes(count: int, width: int, height: int) -> list[Box]:
     return [(x, y, across, down) for y in (0, height - down) for x in (0, width - across)][:count]
 
 
-def _opened(files: tuple[Path, ...], room: Spot) -> Image.Image | None:
+def _opened(files: tuple[Path | Copy, ...], room: Spot) -> Image.Image | None:
     recipe = Recipe("", room[0], room[1], "inside", background=_CARD)
     for file in files:
         try:
-            return picture_of(file, recipe).convert("RGB")
-        except BadInput:  # another file may show it, or its note does
+            with nullcontext(file) if isinstance(file, Path) else file() as path:
+                return picture_of(path, recipe).convert("RGB")
+        except (BadInput, StoreError):  # another file may show it, or its note does
             continue
     return None

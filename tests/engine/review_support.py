@@ -183,7 +183,7 @@ def hosting(panel: Panel, **settings: Any) -> Iterator[Host]:
     listener = listen("127.0.0.1", 0, what="the review")
     host = Host(listener.getsockname()[1], secrets.token_urlsafe(16), desk)
     ready = threading.Event()
-    server = Server(make_app(desk, panel.house.output, token=host.token, port=host.port), ready.set, http="h11")
+    server = Server(make_app(desk, panel.house.store, token=host.token, port=host.port), ready.set, http="h11")
     thread = threading.Thread(target=server.serve_on, args=(listener,))
     thread.start()
     try:

@@ -33,7 +33,7 @@ from runner.rules.budget import Budget, Reservation
 from runner.rules.pacing import Heard, Pacer
 from runner.rules.quoting import Quoter
 from runner.rules.retry import Policy
-from runner.store import Store
+from runner.store.folder import FolderStore
 from runner.tasks import Edit, ImageRequest, Input, Origin, Source, Task, task_key
 
 MODEL, FALLBACK = "gpt-image-1-mini", "gpt-image-2.6-flare"
@@ -168,7 +168,7 @@ class Bench:
     def __init__(self, folder: Path, prompts: Sequence[str]) -> None:
         self.output = folder / "output"
         self.ledger = Ledger.open(self.output / "ledger.sqlite3", create=True)
-        self.store = Store(self.output, "job")
+        self.store = FolderStore(self.output, "job")
         self.store.prepare()
         self.provider = ScriptedProvider()
         self.budget = WatchedBudget(None)
@@ -253,7 +253,7 @@ class Bench:
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """What another connection sees in the ledger's file."""
-        with closing(sqlite3.connect(self.ledger.path)) as connection:
+        with closing(sqlite3.connect(str(self.ledger.place))) as connection:
             return connection.execute(query, values).fetchall()
 
     def statuses(self) -> dict[str, str]:

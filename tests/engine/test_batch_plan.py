@@ -26,7 +26,7 @@ def plan(desk: Desk, job: str, *words: str) -> dict[str, Any]:
 
 def known_to_the_ledger(job: str) -> None:
     """As if the job had been run before."""
-    with Ledger.open(Options().ledger_path, create=True) as ledger:
+    with Ledger.open(Options().ledger_place, create=True) as ledger:
         ledger.make_job(job, manifest_path=f"{job}.yaml", now_ms=0)
 
 
@@ -219,6 +219,6 @@ def test_what_submitted_batches_reserve_counts_against_the_cap(desk: Desk, monke
     known_to_the_ledger("reserved")
     monkeypatch.setattr(Ledger, "spending", lambda self, job, *, simulated, since_ms: Spending(10, 20, 30))
     words = Options(overrides=("budget={usd: 0.0001, per: day}",))
-    with Ledger.open(Options().ledger_path, create=False) as ledger:
+    with Ledger.open(Options().ledger_place, create=False) as ledger:
         budget = invocation.budget_for(invocation.prepare(job, words, ledger), words, ledger, ledger.job("reserved"))
     assert (budget.reserved_microusd, budget.committed_microusd, budget.left_microusd) == (30, 60, 40)

@@ -242,7 +242,7 @@ def test_what_reuse_has_saved_is_told(house: House, tmp_path: Path) -> None:
 def test_small_pictures_are_in_the_document(house: House) -> None:
     """As data, so that a mail has them; one of each prompt first, and at most six."""
     make_all(house, size="300x200")
-    images = read(house, output=house.output).all("img")
+    images = read(house, store=house.store).all("img")
     assert len(images) == 4
     assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in images)
     assert images[0]["alt"] == "prompt-000003/16x16-low-1.png"
@@ -259,9 +259,9 @@ def test_pictures_whose_files_are_not_there_are_left_out(house: House, tmp_path:
     files[1].write_bytes(b"no image")
     files[2].unlink()
     files[2].symlink_to(outside)
-    assert len(read(house, output=house.output).all("img")) == 1
+    assert len(read(house, store=house.store).all("img")) == 1
     change(house.ledger, "UPDATE assets SET path = ? WHERE task_id = 4", f"../{outside.name}")
-    assert read(house, output=house.output).all("img") == []
+    assert read(house, store=house.store).all("img") == []
 
 
 def test_the_thumbnail_is_taken_where_there_is_one(house: House) -> None:
@@ -299,7 +299,7 @@ def hostile(folder: Path) -> Iterator[House]:
 def test_nothing_of_others_gets_loose(tmp_path: Path) -> None:
     """Texts of the provider, of the manifest and of names are shown as texts: no tag, no address, no direction mark."""
     for house in hostile(tmp_path):
-        found = read(house, output=house.output)
+        found = read(house, store=house.store)
         assert {tag for tag, _ in found.tags} <= {
             "html", "head", "meta", "title", "body", "table", "tr", "td", "th", "div", "h1", "h2", "p", "b", "bdi",
             "br", "span",
@@ -319,7 +319,7 @@ def test_it_fits_in_a_mail_whatever_is_in_it(tmp_path: Path) -> None:
             fail(house, Event.REFUSED, f"{number}" + "'" * 400, "'" * 900)
         change(house.ledger, "UPDATE tasks SET name = ? || id, size = ? || size", "'" * 800, "'" * 300)
         end(house, 4, "&" * 900)
-        text = night(house.ledger, house.job, now=NOW, output=house.output)
+        text = night(house.ledger, house.job, now=NOW, store=house.store)
         assert MAX_BYTES * 3 / 4 < len(text.encode()) < MAX_BYTES
         assert "Why images of the job are not there" in text
 
@@ -328,7 +328,7 @@ def test_it_loads_nothing_and_runs_nothing(house: House) -> None:
     """No script, no style sheet, no address but that of the gallery, and a policy that allows no more."""
     make_all(house)
     end(house, 0)
-    found = read(house, output=house.output, gallery="gallery/index.html")
+    found = read(house, store=house.store, gallery="gallery/index.html")
     assert [one["href"] for one in found.all("a")] == ["gallery/index.html"]
     policy = next(one["content"] for one in found.all("meta") if one.get("http-equiv") == "Content-Security-Policy")
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -37,7 +37,8 @@ from runner.errors import (
 from runner.ledger import Ledger, attempts
 from runner.rules.pacing import HARDEST_FALL, HEADROOM, STARTING_S, Gate, Heard, Pacer, Tempo
 from runner.rules.retry import Policy
-from runner.store import Partial, Store
+from runner.store.folder import FolderStore
+from runner.store.partial import FilePartial
 from tests.engine.support import (
     COST,
     FALLBACK,
@@ -873,14 +874,14 @@ async def test_a_disk_that_is_full_in_the_middle_ends_the_run(
 ) -> None:
     """The request may have been billed; nothing further leaves, others that are whole are kept."""
     bench = make(10)
-    real = Partial.write
+    real = FilePartial.write
 
-    def write(partial: Partial, data: bytes, /) -> None:
+    def write(partial: FilePartial, data: bytes, /) -> None:
         if partial.path.name == "2.part" and not data.startswith(b"\x89PNG"):
             disk_full()
         real(partial, data)
 
-    monkeypatch.setattr(Partial, "write", write)
+    monkeypatch.setattr(FilePartial, "write", write)
     pool = await bench.run(concurrency=3)
     assert isinstance(pool.error, StoreError)
     assert sorted(bench.provider.prompts) == ["a", "b", "c"]
@@ -895,7 +896,7 @@ async def test_a_disk_that_is_full_before_the_request_leaves_costs_nothing(
 ) -> None:
     """Without a place to receive the image nothing is asked, nothing is in doubt, and the task stays planned."""
     bench = make(10)
-    monkeypatch.setattr(Store, "partial", disk_full)
+    monkeypatch.setattr(FolderStore, "partial", disk_full)
     pool = await bench.run(concurrency=2)
     assert isinstance(pool.error, StoreError)
     assert bench.provider.calls == []
@@ -907,8 +908,8 @@ async def test_a_disk_that_is_full_before_the_request_leaves_costs_nothing(
 @pytest.mark.parametrize(
     ("owner", "name", "failure", "doubt"),
     [
-        (Partial, "seal", disk_full, RESERVED),
-        (Store, "place", disk_full, None),
+        (FilePartial, "seal", disk_full, RESERVED),
+        (FolderStore, "place", disk_full, None),
         (attempts, "received", ledger_full, RESERVED),
         (attempts, "saved", ledger_full, None),
     ],

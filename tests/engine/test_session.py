@@ -308,7 +308,7 @@ def test_a_job_that_is_held_is_not_run_twice(house: House) -> None:
     path = house.write(wanted("one"))
     options = Options(provider="simulator", base_url=house.peer.base_url, output=house.output)
     with (
-        Ledger.open(options.ledger_path, create=True) as ledger,
+        Ledger.open(options.ledger_place, create=True) as ledger,
         ledger.lock("job", now=NOON),
         pytest.raises(Locked),
     ):

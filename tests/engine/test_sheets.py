@@ -20,6 +20,7 @@ from runner.ledger import THUMBNAIL, Job, Ledger, Rendition
 from runner.renditions.lettering import Letters, shown
 from runner.renditions.sheet import Cell, Kind, Picture, Row, Sheet, save
 from runner.report import sheets
+from runner.store.folder import FolderStore
 from tests.engine.command_support import GOOD, REFUSED, Desk
 
 Colour = tuple[int, int, int]
@@ -269,7 +270,7 @@ def test_letters_that_the_first_font_has_not_are_looked_for() -> None:
 @contextmanager
 def opened(desk: Desk, name: str) -> Iterator[tuple[Ledger, Job]]:
     """The ledger of a desk, and a job of it."""
-    with Ledger.open(Options(output=desk.folder / "output").ledger_path, create=True) as ledger:
+    with Ledger.open(Options(output=desk.folder / "output").ledger_place, create=True) as ledger:
         yield ledger, find_job(name, ledger)
 
 
@@ -284,22 +285,23 @@ def sweep(desk: Desk) -> str:
 
 def names(cell: Cell) -> list[str]:
     """The names of the files of a cell's images."""
-    return [picture.files[-1].name for picture in cell.pictures]
+    return [Path(str(picture.files[-1])).name for picture in cell.pictures]
 
 
 def test_rows_and_columns_are_the_manifests(desk: Desk) -> None:
     """In its order: each image stands where its prompt and its axes say."""
     sweep(desk)
     with opened(desk, "sweep") as (ledger, job):
-        found = sheets.sheet(ledger, job, output=desk.folder / "output")
-        by_quality = sheets.sheet(ledger, job, output=desk.folder / "output", columns="quality")
-        turned = sheets.sheet(ledger, job, output=desk.folder / "output", rows="size", columns="prompt", limit=1)
+        store = FolderStore(desk.folder / "output", job.name)
+        found = sheets.sheet(ledger, job, store=store)
+        by_quality = sheets.sheet(ledger, job, store=store, columns="quality")
+        turned = sheets.sheet(ledger, job, store=store, rows="size", columns="prompt", limit=1)
     variants = [f"{size} · {quality}" for size in ("1024x1024", "1536x1024") for quality in ("low", "medium")]
     assert list(found.columns) == variants
     assert [row.label for row in found.rows] == [*GOOD, REFUSED]
     for row in found.rows[:2]:
         assert [names(cell) for cell in row.cells] == [[f"{one.replace(' · ', '-')}-1.png"] for one in variants]
-        assert all(picture.files[0].is_file() for cell in row.cells for picture in cell.pictures)
+        assert all(Path(str(picture.files[0])).is_file() for cell in row.cells for picture in cell.pictures)
     assert by_quality.columns == ("low", "medium")
     assert [names(cell) for cell in by_quality.rows[0].cells] == [
         ["1024x1024-low-1.png", "1536x1024-low-1.png"],
@@ -317,7 +319,7 @@ def test_a_row_whose_prompts_differ_is_called_as_they_begin(desk: Desk) -> None:
     path = desk.manifest("styles", prompts, matrix={"style": ["ink", "oil", "a photograph"]})
     desk.run(path, "--quiet")
     with opened(desk, "styles") as (ledger, job):
-        found = sheets.sheet(ledger, job, output=desk.folder / "output")
+        found = sheets.sheet(ledger, job, store=FolderStore(desk.folder / "output", job.name))
     assert [row.label for row in found.rows] == ["A mug, …", "any"]
 
 
@@ -325,7 +327,7 @@ def test_what_is_not_there_says_why(desk: Desk) -> None:
     """A refusal with its reason; and the header counts what it cost and what is lacking."""
     sweep(desk)
     with opened(desk, "sweep") as (ledger, job):
-        found = sheets.sheet(ledger, job, output=desk.folder / "output", title="Spring")
+        found = sheets.sheet(ledger, job, store=FolderStore(desk.folder / "output", job.name), title="Spring")
         with ledger.tiles(job) as tiles:
             cost_microusd = sum(tile.cost_microusd for tile in tiles)
     (picture,) = found.rows[2].cells[0].pictures
@@ -340,7 +342,7 @@ def test_money_that_was_never_spent_is_called_so(desk: Desk) -> None:
     """What the embedded simulator bills is no cost."""
     desk.call("run", desk.manifest("play", GOOD[:1]), "--provider", "simulator", "--quiet")
     with opened(desk, "play") as (ledger, job):
-        found = sheets.sheet(ledger, job, output=desk.folder / "output")
+        found = sheets.sheet(ledger, job, store=FolderStore(desk.folder / "output", job.name))
     assert re.fullmatch(r"1 image · \$[0-9.]+ simulated", found.subtitle)
 
 
@@ -348,8 +350,8 @@ def test_more_than_four_in_a_cell_are_counted(desk: Desk) -> None:
     """With five samples, one is a number on the badge."""
     desk.run(desk.manifest("many", GOOD, samples=5), "--quiet")
     with opened(desk, "many") as (ledger, job):
-        found = sheets.sheet(ledger, job, output=desk.folder / "output")
-        each = sheets.sheet(ledger, job, output=desk.folder / "output", columns="sample")
+        found = sheets.sheet(ledger, job, store=FolderStore(desk.folder / "output", job.name))
+        each = sheets.sheet(ledger, job, store=FolderStore(desk.folder / "output", job.name), columns="sample")
     assert [(len(row.cells[0].pictures), row.cells[0].more) for row in found.rows] == [(4, 1), (4, 1)]
     assert each.columns == ("1", "2", "3", "4", "5")
     assert all(len(cell.pictures) == 1 for row in each.rows for cell in row.cells)
@@ -374,8 +376,9 @@ def test_a_thumbnail_is_drawn_where_it_is_large_enough(desk: Desk) -> None:
             bytes=1,
         )
         ledger.renditions.made([thumbnail], now_ms=1)
+        store = FolderStore(desk.folder, job.name)
         sides = {
-            size: sheets.sheet(ledger, job, output=desk.folder, size_px=size).rows[0].cells[0].pictures[0].files
+            size: sheets.sheet(ledger, job, store=store, size_px=size).rows[0].cells[0].pictures[0].files
             for size in (384, 385)
         }
     assert sides[384] == (desk.folder / thumbnail.path, desk.folder / tile.path)

@@ -96,6 +96,13 @@ class Courier:
         self._collector.forget()
         self._watcher.seen = Seen()
         self._submitted = await self._drafter.fill()
+        if self._drafter.elsewhere:
+            desk.emit(
+                events.Warned(
+                    f"{self._drafter.elsewhere} images are being made by another job, or were since this run began: "
+                    "run it again to take them over"
+                )
+            )
         if not desk.terms.wait:
             if self._drafter.short is not None:
                 desk.end(self._drafter.short, "budget")
@@ -209,7 +216,7 @@ class Courier:
             desk.emit(events.Held(wait_s, queue_full))
             await desk.pause(wait_s * self._pauses.look_s)
             return not desk.stopped()
-        if desk.terms.limit is not None:
+        if desk.terms.limit is not None or (self._drafter.elsewhere and self._submitted == 0):
             return False
         if self._drafter.short is not None and self._submitted == 0:
             desk.end(self._drafter.short, "budget")

@@ -13,8 +13,9 @@ from functools import partial
 
 from runner.engine.batch.common import Desk, custom_id, history, in_thread
 from runner.engine.batch.inputs import RemoteInputs
+from runner.engine.hindered import capped, superseded
 from runner.errors import BudgetExceeded, RunnerError
-from runner.ledger import Answer, Batch, NewBatch, Todo
+from runner.ledger import Answer, Batch, Hindrance, NewBatch, Todo
 from runner.provider import ENDPOINTS, batch_line
 from runner.rules import batching
 from runner.rules.pricing import usd
@@ -54,6 +55,8 @@ class Drafter:
         self._may_send = True
         self.short: BudgetExceeded | None = None
         """Why tasks were left planned: the cap."""
+        self.elsewhere = 0
+        """Tasks of the last `fill` that were left planned because another job makes, or has made, the same image."""
 
     async def fill(self) -> int:
         """Put planned tasks into batches until there is no more of them, of money, or of room; how many there were.
@@ -62,7 +65,7 @@ class Drafter:
             RunnerError: the ledger, the disk, or an input; what is not sealed is planned again.
         """
         desk = self._desk
-        self._is_open, self._may_send, self.short = True, True, None
+        self._is_open, self._may_send, self.short, self.elsewhere = True, True, None, 0
         self._most = batching.size_of_next(desk.terms.max_requests, await history(desk))
         before = self.begun
         position = -1
@@ -142,22 +145,45 @@ class Drafter:
             return
         tasks = [(todo.task_id, reserved) for todo, reserved, _, _ in draft.waiting]
         ids = self._desk.ledger.batches.add(draft.number, draft.new, tasks, now_ms=self._desk.now_ms())
-        for attempt_id, (todo, _, head, tail) in zip(ids, draft.waiting, strict=True):
-            draft.file.write(head + custom_id(attempt_id, todo.key).encode() + tail)
+        for begun, (todo, reserved, head, tail) in zip(ids, draft.waiting, strict=True):
+            line = custom_id(0, todo.key).encode()
+            if isinstance(begun, Hindrance):
+                self._hindered(begun, draft, reserved, size_bytes=len(head) + len(line) + len(tail))
+            else:
+                draft.file.write(head + custom_id(begun, todo.key).encode() + tail)
         draft.waiting.clear()
+
+    def _hindered(self, hindrance: Hindrance, draft: _Draft, reserved_microusd: int, *, size_bytes: int) -> None:
+        """A task may not be asked for now, and is left planned."""
+        draft.requests -= 1
+        draft.bytes -= size_bytes
+        draft.reserved_microusd -= reserved_microusd
+        self.begun -= 1
+        self._desk.budget.reserved_microusd -= reserved_microusd
+        if hindrance is Hindrance.SUPERSEDED:
+            raise superseded(self._desk.job.name)
+        if hindrance is Hindrance.ELSEWHERE:
+            self.elsewhere += 1
+        else:
+            self._is_open, self.short = False, capped(self._desk.ledger, self._desk.now())
 
     async def _seal(self, place: tuple[str, str]) -> None:
         """From here on the batch is going to be sent, whatever is killed."""
         draft = self._drafts[place]
 
-        def seal() -> None:
+        def seal() -> bool:
             self._record(draft)
+            if draft.requests == 0:
+                draft.file.discard()
+                self._desk.ledger.batches.dissolve(draft.number, _GIVEN_BACK, now_ms=self._desk.now_ms())
+                return False
             draft.file.seal()
             self._desk.ledger.batches.sealed(draft.number, requests=draft.file.lines, size_bytes=draft.file.bytes)
+            return True
 
-        await in_thread(seal)
+        is_sealed = await in_thread(seal)
         del self._drafts[place]
-        if not await self._hand_over(draft.number):
+        if is_sealed and not await self._hand_over(draft.number):
             self._is_open = self._may_send = False
 
     async def _abandon(self) -> None:

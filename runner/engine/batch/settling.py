@@ -12,7 +12,7 @@ from runner.engine.outcome import cost_of, ending_of, is_doubtful, is_told, misf
 from runner.engine.recovery import file_of, fits, make_room
 from runner.engine.sink import ImageSink
 from runner.errors import Expired, ModelGone, ProviderError, RateLimited, Retryable, StopRun, Unusable, Usage
-from runner.ledger import Answer, Batch, Cost, File, Member, Steps
+from runner.ledger import Answer, Batch, Change, Cost, File, Member, Steps
 from runner.provider import Line, Made
 from runner.rules import retry
 from runner.store import BadImage
@@ -64,7 +64,12 @@ class Settler:
         desk = self._desk
         cost = self._cost(member, made.envelope.usage, made.envelope.usage_json)
         answer = Answer(made.request_id, made.http_status)
-        file = await desk.writer.through(self._steps(member, sink, answer, cost))
+        if desk.store.is_remote:
+            # The ledger's thread does not wait for a network.
+            file = await in_thread(self._placed, member, sink)
+            await desk.writer.commit(self._saved(member, answer, cost, file))
+        else:
+            file = await desk.writer.through(self._steps(member, sink, answer, cost))
         desk.settle(member, cost.microusd)
         desk.emit(
             events.Saved(
@@ -83,6 +88,11 @@ class Settler:
 
     def _steps(self, member: Member, sink: ImageSink, answer: Answer, cost: Cost) -> Steps[File]:
         """The order of writes, in the ledger's thread; before the last of them, the next run reads the line again."""
+        file = self._placed(member, sink)
+        yield self._saved(member, answer, cost, file)
+        return file
+
+    def _placed(self, member: Member, sink: ImageSink) -> File:
         desk = self._desk
         sealed, request = sink.seal(), member.request
         if not fits(sealed, request.pixels, request.output_format):
@@ -95,11 +105,13 @@ class Settler:
             path = desk.store.superseded(member.name, tag=f"late-{member.attempt_id}", sha256=sealed.sha256)
         if not desk.store.occupied(path):
             desk.store.place_line(sink.partial, path)
-        file = file_of(sealed, path)
-        yield desk.ledger.batches.saved(
+        return file_of(sealed, path)
+
+    def _saved(self, member: Member, answer: Answer, cost: Cost, file: File) -> Change:
+        desk = self._desk
+        return desk.ledger.batches.saved(
             member, answer=answer, cost=cost, file=file, run_id=desk.run_id, now_ms=desk.now_ms()
         )
-        return file
 
     def _cost(self, member: Member, usage: Usage | None, usage_json: str | None) -> Cost:
         return cost_of(self._desk.quoter, member.model, usage, usage_json, member.reserved_microusd)

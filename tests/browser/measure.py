@@ -178,6 +178,7 @@ def _finish(ledger: Ledger, house: House, some: list[Any]) -> None:
     with write(ledger) as connection:
         for todo in some:
             attempt = attempts.begin(connection, to_begin(house.job, house.run_id, todo.task_id))
+            assert isinstance(attempt, int)
             file = make_file(f"large/images/{todo.name}", seed=todo.task_id)
             attempts.received(connection, attempt, answer=ANSWER, cost=COST, file=file)
             attempts.saved(

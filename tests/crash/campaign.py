@@ -2,6 +2,7 @@
 
     python -m tests.crash.campaign --kills 330 --seed 20261122
     python -m tests.crash.campaign --round-seed 123456789       one round again, with its story
+    python -m tests.crash.campaign --kills 110 --on postgres+s3   a ledger on a server, images in a bucket, two hosts
 
 Owns the simulators, the sequence of rounds, the totals and how they look. A round is `rounds`, the laws are `laws`.
 """
@@ -9,6 +10,7 @@ Owns the simulators, the sequence of rounds, the totals and how they look. A rou
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -18,14 +20,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 from tests.crash.crash_support import DyingRunner, provider
+from tests.crash.grounds import HOME, PLACES, Ground, grounds, preload
 from tests.crash.plans import PEERS, Plan, Report
 from tests.crash.rounds import Round
 from tests.edges.simulator_support import Peer
+from tests.servers.postgres import ABSENT, programs
 
 KILLS, SEED = 330, 20261122
 PROGRESS_S = 15.0
@@ -36,6 +40,7 @@ class Totals:
     """What a campaign came to."""
 
     seed: int
+    on: str = HOME
     rounds: int = 0
     kills: int = 0
     runs: int = 0
@@ -61,7 +66,9 @@ class Totals:
     def lines(self) -> Iterator[str]:
         """The totals, for people."""
         count, usd = self.counts, _usd
-        yield f"seed {self.seed}: {self.kills} kills in {self.rounds} rounds, {self.runs} runs, {self.wall_s:.0f} s"
+        where = "" if self.on == HOME else f" on {self.on}"
+        took = f"{self.rounds} rounds, {self.runs} runs, {self.wall_s:.0f} s"
+        yield f"seed {self.seed}{where}: {self.kills} kills in {took}"
         yield f"  kills by kind      {_listed(self.by_kind)}"
         yield f"  kills while        {_listed(self.by_phase)}"
         yield (
@@ -81,6 +88,12 @@ class Totals:
         waiting = count["in batches at kills"]
         yield f"  batches            {count['batches']} collected, {waiting} requests in one at a kill"
         yield f"  budgets            {count['capped rounds']} rounds have one, {count['ended at the cap']} ended at it"
+        if self.on != HOME:
+            changes, behind = count["changes of host"], count["left on another host"]
+            yield f"  hosts              {changes} times another went on, {behind} temporary files out of its reach"
+            cuts, faults = count["connections cut"], count["faults of the store"]
+            yield f"  trouble            {cuts} connections with the ledger cut, {faults} requests to the store spoilt;"
+            yield f"                     {count['ended by trouble']} runs ended by that"
         yield "  violations"
         yield f"    images lost                           {count['lost']}"
         yield f"    paid twice beyond those in flight     {count['beyond'] + count['paid again']}"
@@ -100,23 +113,32 @@ def campaign(
     keep: Path,
     peers: tuple[str, ...] = tuple(PEERS),
     round_seed: int | None = None,
+    on: str = HOME,
 ) -> Totals:
-    """Play rounds until `kills` processes were killed, or one round, if its seed is given.
+    """Play rounds until `kills` processes were killed, or one round, if its seed is given; `on` names their ground.
 
     `tell` hears of progress and violations. The folders of rounds in which something was violated stay below `keep`.
     """
-    totals, dice, began = Totals(seed), random.Random(seed), time.monotonic()
+    totals, dice, began = Totals(seed, on), random.Random(seed), time.monotonic()
     told_at = began
-    with _simulators(peers, tell) as simulators, DyingRunner() as dying:
+    with (
+        _simulators(peers, tell) as simulators,
+        DyingRunner(*preload(on)) as dying,
+        grounds(on) as ground_in,
+    ):
         while totals.kills < kills:
             plan = Plan.thrown(dice.getrandbits(40) if round_seed is None else round_seed, peers)
             folder = keep / f"round-{plan.seed}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            report = Round(plan, simulators[plan.peer], dying, folder).play()
+            ground = ground_in(folder)
+            report = Round(plan, simulators[plan.peer], dying, folder, ground).play()
             totals.add(report)
+            if report.problems:
+                _keep_books(ground, folder)
+            ground.close()
             if report.problems or round_seed is not None:
-                _tell_round(report, folder, tell)
+                _tell_round(report, folder, on, tell)
             if not report.problems:
                 shutil.rmtree(folder)
             if round_seed is not None:
@@ -144,7 +166,15 @@ def _simulators(names: Sequence[str], tell: Callable[[str], None]) -> Iterator[d
         }
 
 
-def _tell_round(report: Report, folder: Path, tell: Callable[[str], None]) -> None:
+def _keep_books(ground: Ground, folder: Path) -> None:
+    """What is to be looked at of a ground that is no folder, beside the round's own."""
+    if ground.name == HOME:
+        return
+    seen = {"books": asdict(ground.ledger.books()), "files": ground.files.files(), "left": ground.left()}
+    (folder / "seen.json").write_text(json.dumps(seen, indent=1, default=str))
+
+
+def _tell_round(report: Report, folder: Path, on: str, tell: Callable[[str], None]) -> None:
     tell(f"round {report.plan.seed}: {report.plan.told()}")
     for line in report.story:
         tell(f"    {line}")
@@ -152,7 +182,8 @@ def _tell_round(report: Report, folder: Path, tell: Callable[[str], None]) -> No
         tell(f"  violated: {problem}")
     if report.problems:
         tell(f"  folder: {folder}")
-        tell(f"  again:  python -m tests.crash.campaign --round-seed {report.plan.seed}")
+        where = "" if on == HOME else f" --on {on}"
+        tell(f"  again:  python -m tests.crash.campaign --round-seed {report.plan.seed}{where}")
 
 
 def _listed(counts: Counter[str]) -> str:
@@ -172,12 +203,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=SEED, help=f"what the rounds follow from [{SEED}]")
     parser.add_argument("--round-seed", type=int, help="play this one round, and tell its story")
     parser.add_argument("--keep", type=Path, help="where the folders of violated rounds stay [a temporary folder]")
+    parser.add_argument("--on", choices=PLACES, default=HOME, help=f"where the ledger and the images are [{HOME}]")
     given = parser.parse_args()
+    if given.on.startswith("postgres") and programs() is None:
+        parser.error(ABSENT)
     keep = given.keep or Path(tempfile.mkdtemp(prefix="runner-crash-"))
     with tempfile.TemporaryDirectory(prefix="runner-state-") as state:
         # The runs pace each other there, keep their converted pictures there, and nobody else.
         os.environ["XDG_STATE_HOME"] = os.environ["XDG_CACHE_HOME"] = state
-        totals = campaign(given.kills, given.seed, tell=_print, keep=keep, round_seed=given.round_seed)
+        totals = campaign(given.kills, given.seed, tell=_print, keep=keep, round_seed=given.round_seed, on=given.on)
     for line in totals.lines():
         _print(line)
     if given.keep is None and not totals.failed:

@@ -60,12 +60,16 @@ def provider(on_error: Callable[[str], None] = no_words, **settings: Any) -> Ite
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One job in a folder of its own, made by a simulator that stands in for a provider that costs money."""
+    """One job in a folder of its own, made by a simulator that stands in for a provider that costs money.
+
+    `place` is where its images go, if that is not the folder `output`.
+    """
 
     folder: Path
     peer: Peer
     prompts: Sequence[str]
     job: str = "crash"
+    place: str | None = None
 
     def write(
         self,
@@ -93,7 +97,7 @@ class Bench:
     def arguments(self, manifest: Path) -> list[str]:
         """The command line that makes, or goes on with, the job."""
         told = ["--base-url", self.peer.base_url, "--api-key-env", KEY_VARIABLE]
-        return ["run", str(manifest), *told, "--output", str(self.output), "--json"]
+        return ["run", str(manifest), *told, "--output", self.place or str(self.output), "--json"]
 
     @property
     def output(self) -> Path:
@@ -195,9 +199,10 @@ class Account:
 class DyingRunner:
     """Runs command lines that kill themselves at a given call; see `dying_runner.py`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *preloaded: str) -> None:
+        """With modules to read once, beside those that every run reads."""
         self._process = subprocess.Popen(
-            [sys.executable, str(_DRIVER)],
+            [sys.executable, str(_DRIVER), *preloaded],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -211,12 +216,28 @@ class DyingRunner:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def run(self, arguments: Sequence[str], folder: Path, *, kill: Mapping[str, Any] | None = None) -> Ended:
-        """One command line to its end, which is SIGKILL as `kill` has it; see `dying_runner.plant`."""
+    def run(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        *,
+        kill: Mapping[str, Any] | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> Ended:
+        """One command line to its end, which is SIGKILL as `kill` has it; see `dying_runner.plant`.
+
+        Its environment has `more` beside what every run has.
+        """
         assert self._process.stdin
         assert self._process.stdout
         out, err = folder / "stdout", folder / "stderr"
-        order = {"arguments": list(arguments), "out": str(out), "err": str(err), "kill": dict(kill) if kill else None}
+        order = {
+            "arguments": list(arguments),
+            "out": str(out),
+            "err": str(err),
+            "kill": dict(kill) if kill else None,
+            "environment": dict(more or {}),
+        }
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())

@@ -3,7 +3,8 @@
 Orders are JSON lines on stdin, answers are exit codes on stdout (negative for a signal). `kill` names a function or
 method (`module:Class.method`) and the call of it that is the last: `before` it is entered, `after` it has returned, or
 `during` it, `after_s` seconds in. Without a place the process dies `after_s` seconds after its start. `pause_s` stops
-the whole process for a moment before it dies, so that its peer hears what was sent. What is wrapped is wrapped from
+the whole process for a moment before it dies, so that its peer hears what was sent. `environment` is laid over that of
+this process. Arguments of this program are further modules to read once. What is wrapped is wrapped from
 outside: the code under test does not know that it is about to die.
 """
 
@@ -105,6 +106,7 @@ def obey(order: dict[str, Any]) -> None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(file, descriptor)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    os.environ.update(order["environment"])
     if order["kill"] is not None:
         plant(**order["kill"])
     sys.argv = ["runner", *order["arguments"]]
@@ -115,7 +117,7 @@ def obey(order: dict[str, Any]) -> None:
 
 def serve() -> None:
     """One order after another, until stdin ends."""
-    for name in _MODULES:
+    for name in (*_MODULES, *sys.argv[1:]):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.freeze()

@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,8 +67,12 @@ class Books:
                 damage += [f"a broken reference in {row[0]}" for row in connection.execute("PRAGMA foreign_key_check")]
                 if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'assets'").fetchone() is None:
                     return cls(damage=damage)
-                rows = {name: [dict(row) for row in connection.execute(sql)] for name, sql in _QUERIES.items()}
-        return cls(**rows, damage=damage)
+                return cls.of(lambda query: [dict(row) for row in connection.execute(query)], damage)
+
+    @classmethod
+    def of(cls, rows: Callable[[str], list[Row]], damage: Sequence[str] = ()) -> Books:
+        """Read by whatever answers queries, at one instant."""
+        return cls(**{name: rows(sql) for name, sql in _QUERIES.items()}, damage=list(damage))
 
     def asked(self) -> dict[int, Asked]:
         """What each task asks for."""
@@ -128,15 +132,18 @@ def files_below(folder: Path) -> dict[str, str]:
     return found
 
 
-def temporaries(output: Path) -> dict[int, str]:
-    """The SHA-256 of what lies under a temporary name, by the attempt that it was received for."""
-    found = files_below(output) if output.exists() else {}
-    parts = {Path(path): digest for path, digest in found.items() if path.split("/")[1:2] == [".partial"]}
-    return {int(path.stem): digest for path, digest in parts.items() if path.suffix == ".part" and path.stem.isdigit()}
+Files = Path | Mapping[str, str]
+"""An output folder, or the SHA-256 of every file of an output place, by its path relative to it."""
 
 
-def at_every_instant(books: Books, entries: Sequence[Row], output: Path, cap_microusd: int | None) -> Iterator[str]:
-    """What holds of a folder at the very instant of a kill, and at any other; the cap is that of each job."""
+def _found(files: Files) -> Mapping[str, str]:
+    if not isinstance(files, Path):
+        return files
+    return files_below(files) if files.exists() else {}
+
+
+def at_every_instant(books: Books, entries: Sequence[Row], output: Files, cap_microusd: int | None) -> Iterator[str]:
+    """What holds of an output place at the very instant of a kill, and at any other; the cap is that of each job."""
     yield from (f"the ledger is damaged: {words}" for words in books.damage)
     begun = books.begun()
     for asked, count in Counter(map(asked_of, entries)).items():
@@ -144,7 +151,7 @@ def at_every_instant(books: Books, entries: Sequence[Row], output: Path, cap_mic
             yield f"law 1: {count} requests were billed and {begun[asked]} are on record, for the prompt {asked}"
 
     served = {image for entry in entries for image in entry["images"]}
-    files = files_below(output) if output.exists() else {}
+    files = _found(output)
     images = {path: digest for path, digest in files.items() if path.split("/")[1:2] in (["images"], ["superseded"])}
     for path, digest in images.items():
         if digest not in served:
@@ -161,7 +168,7 @@ def at_every_instant(books: Books, entries: Sequence[Row], output: Path, cap_mic
 
     spent: Counter[int] = Counter()
     for attempt in books.attempts:
-        spent[attempt["job_id"]] += _counted(attempt)
+        spent[attempt["job_id"]] += counted(attempt)
     bill = sum(entry["cost_microusd"] for entry in entries)
     if bill > spent.total():
         yield f"law 4: {bill} microusd are billed, and only {spent.total()} are settled, in doubt or reserved"
@@ -173,7 +180,7 @@ def at_every_instant(books: Books, entries: Sequence[Row], output: Path, cap_mic
             yield f"law 4: {bill} microusd are billed, over the cap of {cap_microusd} for each job"
 
 
-def _counted(attempt: Row) -> int:
+def counted(attempt: Row) -> int:
     """What an attempt counts against its cap: its cost, else its doubt, else what is reserved while it is open."""
     if attempt["cost_microusd"] is not None:
         return int(attempt["cost_microusd"])
@@ -210,7 +217,10 @@ def reckon(books: Books, entries: Sequence[Row], open_at_kills: set[int]) -> Rec
             continue
         on_bill.add(attempt["id"])
         found.problems += _of_one(entry, attempt, images.get(attempt["id"]), asked[attempt["task_id"]])
-        found.spoilt += attempt["outcome"] != "saved"
+        # Paid, on record with its cost, and left behind by the kill on a host that the next run was not on.
+        behind = attempt["outcome"] == "lost" and attempt["id"] in open_at_kills
+        found.lost_in_flight += behind
+        found.spoilt += attempt["outcome"] != "saved" and not behind
     for attempt in books.attempts:
         if attempt["cost_microusd"] is not None and attempt["id"] not in on_bill:
             found.problems.append(f"attempt {attempt['id']} has a cost, and the bill has no such request")
@@ -277,22 +287,34 @@ def _ends(books: Books, open_at_kills: set[int]) -> Iterator[str]:
             yield f"law 3: {who} is said to have died with its run, and was not open at any kill"
 
 
+def placed(books: Books, files: Mapping[str, str]) -> dict[int, str]:
+    """The SHA-256 of what has its name already, and is not on record as done, by the attempt that it is of."""
+    under_way = books.open()
+    return {
+        attempt["id"]: attempt["received_sha256"]
+        for attempt in books.attempts
+        if attempt["id"] in under_way
+        and attempt["received_path"] is not None
+        and files.get(attempt["received_path"]) == attempt["received_sha256"]
+    }
+
+
 def taken_over(books: Books, entries: Sequence[Row], left: Mapping[int, str]) -> Iterator[str]:
-    """Each image that was whole under its temporary name when its run was killed is taken over, not asked for again."""
+    """Each image that was whole in reach of the next run when its run was killed is taken over, not asked for again."""
     good = {image for entry in entries if entry["delivered"] not in _UNUSABLE for image in entry["images"]}
     outcomes = {attempt["id"]: attempt["outcome"] for attempt in books.attempts}
     for attempt, digest in left.items():
         if digest in good and outcomes[attempt] != "saved":
-            yield f"law 3: the image of attempt {attempt} was whole on disk at a kill, and was not taken over"
+            yield f"law 3: the image of attempt {attempt} was whole at a kill, and was not taken over"
 
 
-def at_the_end(books: Books, entries: Sequence[Row], output: Path, *, complete: bool) -> Iterator[str]:
+def at_the_end(books: Books, entries: Sequence[Row], output: Files, *, complete: bool) -> Iterator[str]:
     """What holds of the files once every job has come to its end; `complete` when that end is all that was wanted."""
     served: dict[Asked, set[str]] = defaultdict(set)
     for entry in entries:
         served[asked_of(entry)].update(entry["images"])
     asked = books.asked()
-    files = files_below(output)
+    files = _found(output)
     expected = {}
     for asset in books.assets:
         expected[asset["path"]] = asset["sha256"]

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,16 @@ from PIL import Image, ImageOps
 
 from tests.crash import laws, steps
 from tests.crash.crash_support import Bench, DyingRunner, Ended, environment, events_of
+from tests.crash.grounds import HOME, Ground, at_home
 from tests.crash.laws import Asked, Books
 from tests.crash.plans import NAMES, Plan, Report
 from tests.crash.steps import Step
+from tests.crash.trouble import Trouble
 from tests.edges.simulator_support import Peer
 
 MOST_RESUMES = 12
+TROUBLED = 0.4
+"""The share of rounds in which connections break as well, where there are any."""
 STYLE = "style.png"
 
 
@@ -46,14 +51,18 @@ class _Job:
 class Round:
     """Plays one round in a fresh folder."""
 
-    def __init__(self, plan: Plan, peer: Peer, dying: DyingRunner, folder: Path) -> None:
+    def __init__(self, plan: Plan, peer: Peer, dying: DyingRunner, folder: Path, ground: Ground | None = None) -> None:
+        """On the ground of one machine, unless another is given; it is the caller's to close."""
         self._plan = plan
         self._peer = peer
         self._dying = dying
         self._folder = folder
+        self._ground = ground or at_home(folder)
         # Not the dice of the plan: a plan with one more field must not change every order after it.
         self._dice = random.Random(f"orders of {plan.seed}")
-        self._bench = Bench(folder, peer, ())
+        # And not the dice of the orders: a round is the same on every ground, but for what only that ground has.
+        self._world = random.Random(f"ground of {plan.seed}")
+        self._bench = Bench(folder, peer, (), place=self._ground.output)
         self._jobs = [
             _Job(name, [f"Scene {number} of round {plan.seed}" for number in range(plan.prompts)])
             for name in (("first", "second") if plan.two_jobs else ("first",))
@@ -67,7 +76,10 @@ class Round:
         self._ceiling: dict[Asked, int] = {}
         self._open: set[int] = set()
         self._whole: dict[int, str] = {}
+        self._spooled: set[int] = set()
+        """Attempts whose images, whole or not, are on the host that works and nowhere else."""
         self._summaries: list[dict[str, Any]] = []
+        self._is_troubled = self._ground.name != HOME and self._world.random() < TROUBLED
         self._at_rest = 0
         self._typical_s = 0.8
         self.report = Report(plan)
@@ -92,10 +104,12 @@ class Round:
 
     def _one_kill(self, job: _Job) -> None:
         before = self._books()
+        self._choose_host()
         arguments = self._arguments(job)
         kind, name, order = self._order(job, before)
         began = time.monotonic()
-        ended = self._outside(arguments, order["after_s"]) if kind == "process" else self._run(arguments, order)
+        with self._trouble():
+            ended = self._outside(arguments, order["after_s"]) if kind == "process" else self._run(arguments, order)
         self.report.runs += 1
         after = self._books()
         phase = self._phase(before, after)
@@ -108,12 +122,17 @@ class Round:
             self.report.by_phase[phase] += 1
         else:
             self._typical_s = max(0.3, time.monotonic() - began)
-            self._ended(job, ended)
+            self._ended(job, ended, troubled=self._is_troubled)
         fresh = after.open() - self._open
         if len(fresh) > self._plan.concurrency:
             self._problem(f"{len(fresh)} requests were under way at a kill, and {self._plan.concurrency} may be")
         self._open |= after.open()
-        self._whole |= laws.temporaries(self._bench.output)
+        placed, temporaries = laws.placed(after, self._files()), self._ground.temporaries()
+        if len(self._ground.hosts) > 1:
+            # What another host has settled meanwhile may lie here still.
+            temporaries = {attempt: digest for attempt, digest in temporaries.items() if attempt in after.open()}
+        self._whole |= temporaries | placed
+        self._spooled = set(temporaries) - set(placed)
         self.report.counts["in flight at kills"] += len(fresh)
         self.report.counts["in batches at kills"] += after.in_batches().total()
         # One in three is resumed at once, while the provider still works on what the dead run has asked for.
@@ -121,6 +140,29 @@ class Round:
         if waits:
             self._quiet()
         self._look(after, self._entries(), exact=waits)
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        if not self._is_troubled:
+            yield
+            return
+        with Trouble(self._ground, self._world) as trouble:
+            yield
+        self.report.counts["connections cut"] += trouble.cuts
+        self.report.counts["faults of the store"] += trouble.faults
+
+    def _choose_host(self) -> None:
+        """One in three goes on elsewhere, if it can: what the dead host had by itself is out of reach."""
+        others = [host for host in self._ground.hosts if host != self._ground.host]
+        if not others or self._world.random() > 0.33:
+            return
+        self._ground.host = self._world.choice(others)
+        for attempt in self._spooled:
+            self._whole.pop(attempt, None)
+        self.report.counts["left on another host"] += len(self._spooled)
+        self.report.counts["changes of host"] += 1
+        self._spooled = set()
+        self._say(f"the host {self._ground.host} goes on")
 
     def _order(self, job: _Job, books: Books) -> tuple[str, str, dict[str, Any]]:
         """How the next run dies: the kind of it, its name, and the order."""
@@ -140,6 +182,10 @@ class Round:
             weights["failure"] = 15
         if self._plan.from_pictures:
             weights["pictures"] = 30
+        if self._ground.ledger.is_shared:
+            weights["exchange"] = 25
+        if self._ground.files.is_shared:
+            weights |= {"upload": 30, "request": 25}
         if self._plan.per_batch is not None:
             weights |= {"image": 5, "batch": 30, "homeward": 30}
         kind = dice.choices(list(weights), list(weights.values()))[0]
@@ -153,41 +199,54 @@ class Round:
             case "process":
                 return kind, "random instant of a new process", {"after_s": round(dice.uniform(0.2, 2.0), 4)}
             case "image":
-                step = dice.choice(steps.IMAGE)
+                step = self._there(steps.IMAGE)
                 pieces = 8 if step.place == f"{steps.PARTIAL}write" and self._plan.peer == "large" else 1
                 return kind, _name(step), step.kill(dice.randint(1, max(1, round(left * pieces * 0.9))))
             case "system":
-                step = dice.choice(steps.SYSTEM)
+                step = self._there(steps.SYSTEM)
                 return kind, _name(step), step.kill(dice.randint(1, 3 * left + 5))
             case "inside":
-                step = dice.choice(steps.INSIDE)
+                step = self._there(steps.INSIDE)
                 order = step.kill(dice.randint(1, left) if ":do_commit" in step.place else 1)
                 return kind, _name(step), order | {"after_s": round(dice.uniform(0, 0.01), 5)}
             case "pictures":
-                step = dice.choice(steps.PICTURES)
+                step = self._there(steps.PICTURES)
                 return kind, _name(step), step.kill(dice.randint(1, max(1, round(left * 0.7))))
             case "batch":
-                step = dice.choice(steps.BATCH)
+                step = self._there(steps.BATCH)
                 return kind, _name(step), step.kill(dice.randint(1, 1 + left // (self._plan.per_batch or 1)))
             case "homeward":
-                step = dice.choice(steps.HOMEWARD)
+                step = self._there(steps.HOMEWARD)
                 return kind, _name(step), step.kill(dice.randint(1, max(1, round(left * 0.7))))
+            case "upload":
+                step = dice.choice(steps.UPLOAD)
+                return kind, _name(step), step.kill(dice.randint(1, max(1, round(left * 0.9))))
+            case "exchange" | "request":
+                step = dice.choice(steps.EXCHANGE if kind == "exchange" else steps.REQUEST_TO_STORE)
+                order = step.kill(dice.randint(1, 12 * left + 40 if kind == "exchange" else 3 * left + 5))
+                return kind, _name(step), order | {"after_s": round(dice.uniform(0, 0.005), 5)}
             case "clearing" | "naming":
-                step = dice.choice(steps.CLEARING if kind == "clearing" else steps.NAMING)
+                step = self._there(steps.CLEARING if kind == "clearing" else steps.NAMING)
                 return kind, _name(step), step.kill(dice.randint(1, 3))
             case _:
-                step = dice.choice(steps.FRAME if kind == "frame" else steps.FAILURE)
+                step = self._there(steps.FRAME if kind == "frame" else steps.FAILURE)
                 return kind, _name(step), step.kill(1)
 
+    def _there(self, choice: Sequence[Step]) -> Step:
+        """One of these steps, where this ground has it."""
+        ground = self._ground
+        return steps.on(self._dice.choice(choice), server=ground.ledger.is_shared, bucket=ground.files.is_shared)
+
     def _run(self, arguments: Sequence[str], order: Mapping[str, Any] | None) -> Ended:
-        return self._dying.run(arguments, self._folder, kill=order)
+        return self._dying.run(arguments, self._folder, kill=order, more=self._ground.environment())
 
     def _outside(self, arguments: Sequence[str], after_s: float) -> Ended:
         """A run as a person starts it, killed from outside unless it has come to its end."""
         command = [sys.executable, "-m", "runner", *arguments]
         out, err = self._folder / "stdout", self._folder / "stderr"
         with out.open("wb") as stdout, err.open("wb") as stderr:
-            process = subprocess.Popen(command, cwd=self._folder, env=environment(), stdout=stdout, stderr=stderr)
+            told = environment() | self._ground.environment()
+            process = subprocess.Popen(command, cwd=self._folder, env=told, stdout=stdout, stderr=stderr)
             try:
                 code = process.wait(after_s)
             except subprocess.TimeoutExpired:
@@ -196,13 +255,12 @@ class Round:
         return Ended(code, events_of(out.read_text()), err.read_text())
 
     def _phase(self, before: Books, after: Books) -> str:
-        """How far a run had come, by its own log: it is on disk line by line."""
+        """How far a run had come, by its own log: the host has it line by line."""
         if len(after.runs) == len(before.runs):
             return "starting"
         run = after.runs[-1]
         job = next(job["name"] for job in after.jobs if job["id"] == run["job_id"])
-        log = self._bench.output / job / "logs" / f"run-{run['id']:06d}.jsonl"
-        text = log.read_text() if log.exists() else ""
+        text = self._ground.log(job, run["id"])
         if '"type": "run_began"' not in text:
             return "recovering"
         return "ending" if '"type": "summary"' in text or run["ended_ms"] else "making images"
@@ -211,7 +269,7 @@ class Round:
 
     def _look(self, books: Books, entries: Sequence[laws.Row], *, exact: bool) -> None:
         """The laws of every instant, and: what was done at an earlier kill was not asked for again."""
-        self._hold(laws.at_every_instant(books, entries, self._bench.output, self._plan.cap_microusd))
+        self._hold(laws.at_every_instant(books, entries, self._files(), self._plan.cap_microusd))
         billed = Counter(map(laws.asked_of, entries))
         for asked, most in self._ceiling.items():
             if billed[asked] > most:
@@ -230,7 +288,10 @@ class Round:
         return [entry for entry in self._peer.entries() if entry["prompt_sha256"] in digests]
 
     def _books(self) -> Books:
-        return Books.copied(self._bench.output / "ledger.sqlite3")
+        return self._ground.ledger.books()
+
+    def _files(self) -> dict[str, str]:
+        return self._ground.files.files()
 
     def _quiet(self) -> int:
         """Wait until the simulator works on nothing; how many requests it has seen by then."""
@@ -275,7 +336,8 @@ class Round:
         reckoning = laws.reckon(books, entries, self._open)
         self._hold(reckoning.problems)
         self._hold(laws.taken_over(books, entries, self._whole))
-        self._hold(laws.at_the_end(books, entries, self._bench.output, complete=complete))
+        self._hold(laws.at_the_end(books, entries, self._files(), complete=complete))
+        self._hold([f"a temporary file is left: {name}" for name in self._ground.left()])
         self._hold(laws.told(books, self._summaries))
         created = self._peer.call("GET", "/simulator/batches").json["creates"]
         if created != (known := sum(batch["batch_id"] is not None for batch in books.batches)):
@@ -298,7 +360,7 @@ class Round:
                 return
             if number == 2:
                 self._peer.call("POST", "/simulator/faults", {"rules": []})
-            again = ["retry", job.name, "--failed", "--in-doubt", "--output", str(self._bench.output), "--json"]
+            again = ["retry", job.name, "--failed", "--in-doubt", "--output", self._ground.output, "--json"]
             if ended.code != 4 or self._run(again, None).code != 0:
                 self._problem(f"{job.name} ended with {ended.code}: {ended.stderr[-600:]}")
                 return
@@ -317,14 +379,20 @@ class Round:
         if cap is None or spent + 2 * self._plan.worst_microusd <= cap:
             yield f"{job.name} stopped at its budget with {spent} of {cap} microusd spent"
 
-    def _ended(self, job: _Job, ended: Ended) -> None:
-        """A run that came to its end by itself."""
+    def _ended(self, job: _Job, ended: Ended, *, troubled: bool = False) -> None:
+        """A run that came to its end by itself; one that lost its ledger or its store on the way says so, and ends."""
+        unclean = "Traceback" in ended.stderr or "unexpected error" in ended.stderr
+        if troubled and ended.code in (1, 2) and not unclean:
+            job.over = None
+            self.report.counts["ended by trouble"] += 1
+            self._say(f"ended: {ended.stderr[-300:]}")
+            return
         job.over = ended.code
         self._summaries += [event for event in ended.events if event["type"] == "summary"]
         known = {0, 5} if self._plan.cap_microusd is not None else {0}
-        if self._plan.faults or self._plan.hold:
+        if self._plan.faults or self._plan.hold or troubled:
             known.add(4)
-        if ended.code not in known or "Traceback" in ended.stderr or ended.count("summary") != 1:
+        if ended.code not in known or unclean or ended.count("summary") != 1:
             self._problem(f"a run of {job.name} ended with {ended.code}: {ended.stderr[-1200:]}")
 
     def _count(self, books: Books, entries: Sequence[laws.Row], reckoning: laws.Reckoning) -> None:
@@ -411,7 +479,7 @@ class Round:
     def _images(self) -> dict[str, str]:
         return {
             path: digest
-            for path, digest in laws.files_below(self._bench.output).items()
+            for path, digest in self._files().items()
             if path.split("/")[1:2] in (["images"], ["superseded"])
         }
 

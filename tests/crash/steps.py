@@ -5,20 +5,23 @@ Owns their names, their places in the code, and what a death there costs. To add
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 LEDGER = "runner.ledger.ledger:Ledger."
 WRITER = "runner.ledger.writer:Writer."
 CHANGE = "runner.ledger.attempts:"
 ENROLMENT = "runner.ledger.enrol:Enrolment."
-STORE = "runner.store.store:Store."
-PARTIAL = "runner.store.partial:Partial."
+STORE = "runner.store.folder:FolderStore."
+BUCKET = "runner.store.bucket:BucketStore."
+PARTIAL = "runner.store.partial:FilePartial."
 CLIENT = "runner.provider.client:Client."
 ATTEMPT = "runner.engine.attempt:Attempt."
 BATCHES = "runner.ledger.batches:Batches."
 BATCH_API = "runner.provider.batches:Batches."
 REQUEST = "aiohttp.client_reqrep:ClientRequest."
+MIGRATE = "runner.ledger.sqlite:_migrate"
+MIGRATE_SERVER = "runner.ledger.postgres:ServerDatabase._migrate"
 RECOVERY = "runner.engine.recovery:"
 COMMIT = "sqlalchemy.engine.default:DefaultDialect.do_commit"
 
@@ -83,8 +86,8 @@ FRAME = [
     Step("revision not active", f"{ENROLMENT}activate", "before"),
     Step("revision active", f"{ENROLMENT}activate", "after"),
     Step("names compared", f"{LEDGER}tidied", "before"),
-    Step("ledger not made", "runner.ledger.database:_migrate", "before"),
-    Step("ledger made", "runner.ledger.database:_migrate", "after"),
+    Step("ledger not made", MIGRATE, "before"),
+    Step("ledger made", MIGRATE, "after"),
     Step("run not on record", f"{LEDGER}begin_run", "before"),
     Step("run on record", f"{LEDGER}begin_run", "after"),
     Step("end of the run not on record", f"{LEDGER}end_run", "before"),
@@ -199,10 +202,43 @@ INSIDE = [
         ("any commit", COMMIT),
         ("any fsync", "os:fsync"),
         ("enrol", f"{LEDGER}enrol"),
-        ("migrate", "runner.ledger.database:_migrate"),
+        ("migrate", MIGRATE),
         ("recover", f"{RECOVERY}recover"),
         ("reuse", f"{RECOVERY}reuse"),
         ("tidy", f"{RECOVERY}tidy"),
     )
 ]
 """What takes long enough to be killed in the middle of, some milliseconds in."""
+
+UPLOAD = [
+    Step(f"{name}, {when}", place, when)
+    for name, place in (
+        ("image on its way to the bucket", f"{BUCKET}place"),
+        ("cost on record, image in the spool", f"{WRITER}received"),
+        ("image in the bucket, not on record", f"{WRITER}saved"),
+    )
+    for when in ("before", "after")
+]
+"""The way of an image from the spool into a bucket."""
+
+REQUEST_TO_STORE = [
+    Step(f"any {name}, {when}", f"runner.store.s3:S3Objects.{method}", when)
+    for name, method in (("request to the store", "_once"), ("put", "put"), ("copy", "copy"), ("removal", "delete"))
+    for when in ("before", "during", "after")
+]
+"""Whatever is asked of an object store: not sent, on its way, answered."""
+
+EXCHANGE = [
+    Step(f"any exchange with the database, {when}", "psycopg.connection:Connection.wait", when)
+    for when in ("before", "during", "after")
+]
+"""Whatever is asked of a database server: not sent, on its way, answered."""
+
+
+def on(step: Step, *, server: bool, bucket: bool) -> Step:
+    """The same step where the ledger is on a server, or files are in a bucket."""
+    if bucket and step.place.startswith(STORE):
+        return replace(step, place=BUCKET + step.place.removeprefix(STORE))
+    if server and step.place == MIGRATE:
+        return replace(step, place=MIGRATE_SERVER)
+    return step

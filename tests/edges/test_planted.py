@@ -16,7 +16,7 @@ import pytest
 
 from runner.errors import StoreError
 from runner.ledger import Ledger
-from runner.store import Store
+from runner.store.folder import FolderStore
 from tests.edges.ledger_support import png, tree
 from tests.edges.simulator_support import Peer, running
 from tests.engine.command_support import Desk
@@ -39,8 +39,8 @@ def never_for_ever() -> Iterator[None]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    it = Store(tmp_path / "output", "job")
+def store(tmp_path: Path) -> FolderStore:
+    it = FolderStore(tmp_path / "output", "job")
     it.prepare()
     return it
 
@@ -59,13 +59,13 @@ def unharmed(outside: Path) -> bool:
     return tree(outside) == dict.fromkeys(("1.part", "a.png", "copy-b.png", "run-000001.jsonl"), VICTIM)
 
 
-def receive(store: Store, attempt_id: int = 1) -> None:
+def receive(store: FolderStore, attempt_id: int = 1) -> None:
     partial = store.partial(attempt_id)
     partial.write(png())
     partial.seal()
 
 
-def write_log(store: Store) -> None:
+def write_log(store: FolderStore) -> None:
     with store.log(1) as log:
         log.write("{}\n")
 
@@ -80,12 +80,12 @@ def replaced(folder: Path, outside: Path) -> None:
 @pytest.mark.parametrize("dangling", [False, True])
 @pytest.mark.parametrize("name", ["images", ".partial", "logs", "superseded"])
 def test_a_folder_that_leads_elsewhere_is_found_before_anything_is_sent(
-    store: Store, outside: Path, name: str, dangling: bool
+    store: FolderStore, outside: Path, name: str, dangling: bool
 ) -> None:
     """Each of the four; nothing is made at the other end either."""
     replaced(store.output / "job" / name, outside / "nowhere" if dangling else outside)
     with pytest.raises(StoreError, match="symbolic link") as caught:
-        Store(store.output, "job").prepare()
+        FolderStore(store.output, "job").prepare()
     assert f"job/{name}" in caught.value.message
     assert caught.value.hint
     assert unharmed(outside)
@@ -101,7 +101,7 @@ def test_a_folder_that_leads_elsewhere_is_found_before_anything_is_sent(
     ],
 )
 def test_a_folder_that_leads_elsewhere_later_is_not_followed(
-    store: Store, outside: Path, name: str, call: Callable[[Store], object]
+    store: FolderStore, outside: Path, name: str, call: Callable[[FolderStore], object]
 ) -> None:
     """Planted while a run is going: sweeping would remove a stranger's files."""
     replaced(store.output / "job" / name, outside)
@@ -110,7 +110,7 @@ def test_a_folder_that_leads_elsewhere_later_is_not_followed(
     assert unharmed(outside)
 
 
-def test_the_temporary_files_are_not_the_assets(store: Store) -> None:
+def test_the_temporary_files_are_not_the_assets(store: FolderStore) -> None:
     """A link inside the job's folder: to sweep it would remove every image that was paid for."""
     receive(store)
     store.place(1, store.path("a.png"))
@@ -120,7 +120,7 @@ def test_the_temporary_files_are_not_the_assets(store: Store) -> None:
     assert tree(store.output)["job/images/a.png"] == png()
 
 
-def test_an_image_is_not_placed_through_a_link_inside_the_job(store: Store) -> None:
+def test_an_image_is_not_placed_through_a_link_inside_the_job(store: FolderStore) -> None:
     """Two names of a manifest would be one file."""
     (store.output / "job/images/x").mkdir()
     (store.output / "job/images/y").symlink_to("x")
@@ -130,7 +130,7 @@ def test_an_image_is_not_placed_through_a_link_inside_the_job(store: Store) -> N
     assert list((store.output / "job/images/x").iterdir()) == []
 
 
-def test_an_image_is_not_moved_out_of_a_strangers_folder(store: Store, outside: Path) -> None:
+def test_an_image_is_not_moved_out_of_a_strangers_folder(store: FolderStore, outside: Path) -> None:
     """A folder of assets was replaced by a link: what lies behind it is not ours to take."""
     (store.output / "job/images/x").symlink_to(outside)
     with pytest.raises(StoreError, match="symbolic link"):
@@ -139,7 +139,7 @@ def test_an_image_is_not_moved_out_of_a_strangers_folder(store: Store, outside: 
 
 
 @pytest.mark.parametrize("how", ["link", "hard link", "dangling", "pipe", "socket", "device"])
-def test_a_temporary_file_is_always_a_new_one(store: Store, outside: Path, how: str) -> None:
+def test_a_temporary_file_is_always_a_new_one(store: FolderStore, outside: Path, how: str) -> None:
     """Whatever lay under its name loses that name; what it led to is not touched."""
     path = store.output / "job/.partial/1.part"
     plant(path, how, outside)
@@ -171,7 +171,7 @@ def plant(path: Path, how: str, outside: Path) -> None:
         path.mkdir()
 
 
-def test_a_folder_in_the_place_of_a_temporary_file_is_an_error(store: Store) -> None:
+def test_a_folder_in_the_place_of_a_temporary_file_is_an_error(store: FolderStore) -> None:
     """It is not removed: nobody knows what it is; sweeping passes it over."""
     plant(store.output / "job/.partial/1.part", "folder", Path())
     with pytest.raises(StoreError, match=r"1\.part") as caught:
@@ -183,7 +183,7 @@ def test_a_folder_in_the_place_of_a_temporary_file_is_an_error(store: Store) -> 
 
 
 @pytest.mark.parametrize("how", ["link", "dangling", "pipe", "socket", "device", "folder"])
-def test_what_is_no_file_is_no_image_and_is_not_waited_for(store: Store, outside: Path, how: str) -> None:
+def test_what_is_no_file_is_no_image_and_is_not_waited_for(store: FolderStore, outside: Path, how: str) -> None:
     """Neither adopted nor taken for an asset; sweeping removes the name alone."""
     (outside / "1.part").write_bytes(png())
     for path in ("job/.partial/1.part", "job/images/a.png"):
@@ -199,7 +199,7 @@ def test_what_is_no_file_is_no_image_and_is_not_waited_for(store: Store, outside
 
 
 @pytest.mark.parametrize("how", ["link", "dangling", "pipe", "device"])
-def test_what_lies_at_a_wanted_name_is_kept_aside_as_it_is(store: Store, outside: Path, how: str) -> None:
+def test_what_lies_at_a_wanted_name_is_kept_aside_as_it_is(store: FolderStore, outside: Path, how: str) -> None:
     """The link, not what it leads to; and nothing is read."""
     path = store.path("a.png")
     plant(store.output / path, how, outside)
@@ -212,7 +212,7 @@ def test_what_lies_at_a_wanted_name_is_kept_aside_as_it_is(store: Store, outside
     assert unharmed(outside)
 
 
-def test_two_links_are_never_taken_for_the_same_file(store: Store, outside: Path) -> None:
+def test_two_links_are_never_taken_for_the_same_file(store: FolderStore, outside: Path) -> None:
     """The name of the first would be given up as if it lay elsewhere as well."""
     path = store.path("a.png")
     plant(store.output / path, "link", outside)
@@ -225,7 +225,7 @@ def test_two_links_are_never_taken_for_the_same_file(store: Store, outside: Path
     assert [(store.output / each).readlink().name for each in (first, second)] == ["1.part", "a.png"]
 
 
-def test_a_folder_at_a_wanted_name_is_an_error_that_says_so(store: Store) -> None:
+def test_a_folder_at_a_wanted_name_is_an_error_that_says_so(store: FolderStore) -> None:
     """With whatever is in it."""
     (store.output / store.path("a.png")).mkdir()
     with pytest.raises(StoreError, match="is a folder") as caught:
@@ -235,7 +235,7 @@ def test_a_folder_at_a_wanted_name_is_an_error_that_says_so(store: Store) -> Non
 
 
 @pytest.mark.parametrize("how", ["link", "dangling", "device"])
-def test_a_log_is_not_written_through_a_link(store: Store, outside: Path, how: str) -> None:
+def test_a_log_is_not_written_through_a_link(store: FolderStore, outside: Path, how: str) -> None:
     """It would be appended to a stranger's file."""
     folder = store.output / "job/logs"
     folder.mkdir()
@@ -247,7 +247,7 @@ def test_a_log_is_not_written_through_a_link(store: Store, outside: Path, how: s
 
 
 @pytest.mark.parametrize("how", ["pipe", "socket", "folder"])
-def test_where_no_log_can_be_written_there_is_none(store: Store, outside: Path, how: str) -> None:
+def test_where_no_log_can_be_written_there_is_none(store: FolderStore, outside: Path, how: str) -> None:
     """Nothing is waited for, the run goes on, and whoever wants to can say why."""
     folder = store.output / "job/logs"
     folder.mkdir()
@@ -258,7 +258,7 @@ def test_where_no_log_can_be_written_there_is_none(store: Store, outside: Path, 
         assert "run-000001.jsonl" in log.problem
 
 
-def test_a_line_that_was_torn_is_ended_before_the_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_was_torn_is_ended_before_the_next(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that was full for a while costs lines, never the form of the others."""
     write = os.write
     with store.log(1) as log:
@@ -272,7 +272,7 @@ def test_a_line_that_was_torn_is_ended_before_the_next(store: Store, monkeypatch
 
 
 def test_copies_are_made_through_new_files_as_well(
-    store: Store, outside: Path, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where there are no hard links, the copy's temporary name may be a planted link."""
 
@@ -292,7 +292,7 @@ def test_copies_are_made_through_new_files_as_well(
     assert unharmed(outside)
 
 
-def test_whether_runs_were_logged_is_seen(store: Store) -> None:
+def test_whether_runs_were_logged_is_seen(store: FolderStore) -> None:
     """What tells a lost ledger from a first run."""
     assert not store.has_run_logs()
     (store.output / "job/logs").mkdir()
@@ -300,10 +300,10 @@ def test_whether_runs_were_logged_is_seen(store: Store) -> None:
     assert not store.has_run_logs()
     write_log(store)
     assert store.has_run_logs()
-    assert not Store(store.output, "other").has_run_logs()
+    assert not FolderStore(store.output, "other").has_run_logs()
     (store.output / "third").mkdir()
     (store.output / "third/logs").write_text("a file")
-    assert not Store(store.output, "third").has_run_logs()
+    assert not FolderStore(store.output, "third").has_run_logs()
 
 
 # --- in a whole run

@@ -137,7 +137,7 @@ PICTURES = [
     for name, place in (
         ("inputs found", "runner.inputs.inputs:Inputs.fetch"),
         ("derived kept", "runner.engine.renditions:Renderer._keep"),
-        ("derived put", "runner.store.derived:Derived.put_all"),
+        ("derived put", "runner.store.derived:FolderDerived.put_all"),
         ("derived on record", "runner.ledger.renditions:Renditions.made"),
     )
     for when in ("before", "after")

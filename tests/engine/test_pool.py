@@ -164,7 +164,7 @@ def slow_commits(monkeypatch: pytest.MonkeyPatch, wait_s: Callable[[], float]) -
 
     async def run_sync(function: Callable[..., Any], *args: Any, **_: Any) -> Any:
         result = await inline(function, *args)
-        if function.__name__ == "_serve":
+        if function.__name__ == "serve":
             await anyio.sleep(wait_s())
         return result
 

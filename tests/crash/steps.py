@@ -185,7 +185,7 @@ SYSTEM = [
     Step(f"{name}, {when}", place, when)
     for name, place in (
         ("any commit", COMMIT),
-        ("any group of changes", f"{WRITER}_transact"),
+        ("any group of changes", "runner.ledger.writer:_Lane._transact"),
         ("any fsync", "os:fsync"),
         ("any write", "os:write"),
         ("any rename", "os:rename"),

@@ -202,7 +202,7 @@ def engines(ledger: Ledger) -> tuple[sa.Engine, sa.Engine]:
 
 async def begun(writer: Writer, what: Begin) -> int:
     """`Writer.begin` of what nothing stands in the way of."""
-    found = await writer.begin(what)
+    found = await writer.begin(what, alone=True)
     assert isinstance(found, int)
     return found
 

@@ -6,9 +6,8 @@ which SQLAlchemy knows can be spoken to; only its text and the order of its para
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -41,21 +40,6 @@ class Statement:
         if self._names is None:
             return connection.exec_driver_sql(self._text, values)
         return connection.exec_driver_sql(self._text, tuple([values[name] for name in self._names]))
-
-    def many(self, connection: sa.Connection, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
-        """Execute it for each of these rows, which have the values of these parameters."""
-        if not rows:
-            return
-        if self._dialect is not connection.dialect:
-            self._compile(connection.dialect)
-        given: list[Any]
-        if self._names is None:
-            given = [dict(zip(names, row, strict=True)) for row in rows]
-        elif self._names == names:
-            given = list(rows)
-        else:
-            given = list(map(itemgetter(*map(names.index, self._names)), rows))
-        connection.exec_driver_sql(self._text, given)
 
     def _compile(self, dialect: sa.Dialect) -> None:
         construct = self._construct

@@ -16,7 +16,28 @@ from runner.ledger.tables import metadata
 Row = tuple[Any, ...]
 
 
-class Bulk:
+class _Many:
+    """A statement for many rows: `by_row` is executed for each in a file, `at_once` for all of them on a server."""
+
+    def __init__(self, columns: Sequence[sa.Column[Any]], *, by_row: str, at_once: str) -> None:
+        self._columns = tuple(columns)
+        self._by_row = by_row
+        self._at_once = at_once
+        self._text = ""
+
+    def __call__(self, connection: sa.Connection, rows: Sequence[Row]) -> None:
+        """Execute it for these rows."""
+        if not rows:
+            return
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql(self._by_row, list(rows))
+            return
+        if not self._text:
+            self._text = self._at_once.format(given=_given(connection.dialect, self._columns))
+        connection.exec_driver_sql(self._text, _arrays(rows))
+
+
+class Bulk(_Many):
     """Adds rows to a table, each a tuple of the values of `columns`; `always` has the SQL of what all of them have.
 
     `conflict` is what is done about a row that is there already, as after ON CONFLICT; without it that is an error.
@@ -29,49 +50,28 @@ class Bulk:
         rule = f"ON CONFLICT {conflict}" if conflict else ""
         names = ", ".join([*columns, *more])
         values = ", ".join(["?"] * len(columns) + list(more.values()))
-        self._columns = tuple(metadata.tables[table].c[name] for name in columns)
-        # Every word of it is this package's own.
-        self._by_row = f"INSERT INTO {table} ({names}) VALUES ({values}) {rule}"  # noqa: S608
         chosen = ", ".join([*(f"given.{name}" for name in columns), *more.values()])
-        self._at_once = (
-            f"INSERT INTO {table} ({names}) SELECT {chosen} FROM {{given}}"  # noqa: S608
-            f" ORDER BY given.place {rule}"
+        # Every word of it is this package's own.
+        add = f"INSERT INTO {table} ({names})"
+        super().__init__(
+            [metadata.tables[table].c[name] for name in columns],
+            by_row=f"{add} VALUES ({values}) {rule}",
+            at_once=f"{add} SELECT {chosen} FROM {{given}} ORDER BY given.place {rule}",  # noqa: S608
         )
-        self._text = ""
-
-    def __call__(self, connection: sa.Connection, rows: Sequence[Row]) -> None:
-        """Add these."""
-        if not rows:
-            return
-        if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql(self._by_row, list(rows))
-            return
-        if not self._text:
-            self._text = self._at_once.format(given=_given(connection.dialect, self._columns))
-        connection.exec_driver_sql(self._text, _arrays(rows))
 
 
-class Moves:
+class Moves(_Many):
     """Changes rows of a table by their ids: each is a tuple of the values of `columns`, and the id."""
 
     def __init__(self, table: str, columns: Sequence[str]) -> None:
-        self._columns = tuple(metadata.tables[table].c[name] for name in (*columns, "id"))
-        changes = ", ".join(f"{name} = ?" for name in columns)
-        self._by_row = f"UPDATE {table} SET {changes} WHERE id = ?"  # noqa: S608  # every word is this package's own
-        changes = ", ".join(f"{name} = given.{name}" for name in columns)
-        self._at_once = f"UPDATE {table} SET {changes} FROM {{given}} WHERE {table}.id = given.id"  # noqa: S608
-        self._text = ""
-
-    def __call__(self, connection: sa.Connection, rows: Sequence[Row]) -> None:
-        """Change these."""
-        if not rows:
-            return
-        if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql(self._by_row, list(rows))
-            return
-        if not self._text:
-            self._text = self._at_once.format(given=_given(connection.dialect, self._columns))
-        connection.exec_driver_sql(self._text, _arrays(rows))
+        by_row = ", ".join(f"{name} = ?" for name in columns)
+        at_once = ", ".join(f"{name} = given.{name}" for name in columns)
+        # Every word of it is this package's own.
+        super().__init__(
+            [metadata.tables[table].c[name] for name in (*columns, "id")],
+            by_row=f"UPDATE {table} SET {by_row} WHERE id = ?",  # noqa: S608
+            at_once=f"UPDATE {table} SET {at_once} FROM {{given}} WHERE {table}.id = given.id",  # noqa: S608
+        )
 
 
 def _given(dialect: sa.Dialect, columns: Sequence[sa.Column[Any]]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from runner import catalog as catalogs
 from runner.ledger import Begin, Cost, Ledger, Place, Server, attempts
+from runner.rules.concurrency import MOST
 from runner.tasks import Task
 from tests.edges.ledger_support import ANSWER, COST, NOW_MS, begin_run, enrolled, make_file, make_task, write
 from tests.servers import postgres
@@ -96,7 +97,10 @@ def table(images: int, *, image_mb: float, row_bytes: float, per_process_s: floa
     )
     in_flight = per_s * 18, per_s * 46
     yield f"| in flight | {in_flight[0]:,.0f} to {in_flight[1]:,.0f} | latency 18 s (median) to 46 s (95 %) |"
-    yield f"| processes | {per_s / per_process_s:,.1f} at least | {per_process_s:g} images a second each, see above |"
+    yield (
+        f"| processes | {per_s / per_process_s:,.1f} by bytes, {in_flight[1] / MOST:,.1f} by requests in flight | "
+        f"{per_process_s:g} images a second each, see above; {MOST:,} in flight each |"
+    )
     yield f"| received | {per_s * image_mb * 4 / 3 * 8 / 1000:,.2f} Gbit/s | {image_mb:g} MB an image, base64 |"
     yield f"| stored | {per_s * image_mb * 8 / 1000:,.2f} Gbit/s, {images * image_mb / 1e6:,.1f} TB a day | the same |"
     yield f"| puts | {per_s:,.0f} a second | one for each image |"

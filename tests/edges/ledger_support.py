@@ -201,7 +201,7 @@ def engines(ledger: Ledger) -> tuple[sa.Engine, sa.Engine]:
 
 
 async def begun(writer: Writer, what: Begin) -> int:
-    """`Writer.begin` of what nothing stands in the way of."""
+    """`Writer.begin`, whatever other jobs have made; the attempt's id."""
     found = await writer.begin(what, alone=True)
     assert isinstance(found, int)
     return found

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from runner.errors import InputError, RunnerError
 from runner.ledger import Ledger, Relative, Tile
@@ -117,7 +118,7 @@ class _Addresses:
         if picture is None:
             raise HTTPException(404)
         headers = {"content-length": str(picture.size_bytes), **_PICTURE_HEADERS}
-        return StreamingResponse(_sent(picture), media_type=picture.content_type, headers=headers)
+        return _Pictured(picture, headers)
 
     async def next(self, request: Request) -> Response:
         return JSONResponse(await to_thread.run_sync(self._desk.next, _reviewer(request)))
@@ -161,13 +162,24 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-async def _sent(picture: Picture) -> AsyncIterator[bytes]:
-    """A picture's bytes, each piece read in a thread; closes it, also when the browser has gone."""
-    try:
-        while piece := await to_thread.run_sync(picture.read):
-            yield piece
-    finally:
-        await to_thread.run_sync(picture.close)
+class _Pictured(StreamingResponse):
+    """A picture on its way, each piece read in a thread."""
+
+    def __init__(self, picture: Picture, headers: Mapping[str, str]) -> None:
+        super().__init__(_pieces(picture), media_type=picture.content_type, headers=headers)
+        self._picture = picture
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, and close it: also when the browser has gone, before the first piece or with the last one."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._picture.close()  # without an await: what was cancelled would not come to it
+
+
+async def _pieces(picture: Picture) -> AsyncIterator[bytes]:
+    while piece := await to_thread.run_sync(picture.read):
+        yield piece
 
 
 async def _streamed(pieces: Iterator[str]) -> AsyncIterator[bytes]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
 import signal
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -504,6 +507,36 @@ def test_blind_pictures_are_had_by_their_lot(blind: Host, panel: Panel) -> None:
             }
             assert blind.get(f"/thumb/{side['id']}").status == 404
             assert blind.get(f"/composite/{side['id']}").status == 404
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are looked at in /proc")
+@pytest.mark.parametrize("how", ["whole", "head", "nothing"])
+def test_a_picture_is_let_go_of_when_the_browser_goes(panel: Panel, how: str) -> None:
+    """At once, and not when the garbage is collected: with its last byte, in the middle, or before the first."""
+    path = _path(panel, "p0/low-ink-1.png")
+    path.write_bytes(path.read_bytes() + bytes(8_000_000))  # more than a socket takes at once
+    shown = f"/media/{panel.task('p0/low-ink-1')}"
+    gc.disable()
+    try:
+        with hosting(panel) as host:
+            for _ in range(10):
+                with socket.create_connection(("127.0.0.1", host.port), timeout=20) as browser:
+                    request = f"GET {shown}?token={host.token} HTTP/1.1\r\nHost: 127.0.0.1:{host.port}\r\n\r\n"
+                    browser.sendall(request.encode())
+                    left = {"whole": 8_000_000, "head": 1, "nothing": 0}[how]
+                    while left > 0:
+                        left -= len(browser.recv(1 << 20))
+        assert path not in _open_files()
+    finally:
+        gc.enable()
+
+
+def _open_files() -> set[Path]:
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # a file that went meanwhile
+            found.add(link.readlink())
+    return found
 
 
 def test_blind_sides_stay_and_differ(panel: Panel) -> None:

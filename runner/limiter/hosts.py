@@ -39,6 +39,8 @@ SAMPLES = 3
 """Claims for nothing at the beginning, by which the clocks are compared."""
 _EASED = 0.95
 """What is left of a long trip with each that is shorter."""
+_RELIEVED = 0.5
+"""The same of one that no place is booked so far ahead for: places are not to be lost, but time is."""
 
 
 class Gates(Protocol):
@@ -80,11 +82,15 @@ class Bridge:
     trip_s: float = 0.0
     """How long a trip takes, at the longest of late."""
     _learnt: float = 0.0
+    _was_held_up: bool = False
 
     def learn(self, asked: float, answered: float, theirs: float) -> None:
         """Between these two instants of ours, their clock said `theirs`."""
         trip_s = answered - asked
-        self.trip_s = max(trip_s, self.trip_s * _EASED)
+        # One that long was held up: a line was cut, a server began anew. After another one, that is how long it takes.
+        usual_s = trip_s if self._was_held_up else min(trip_s, MOST_AHEAD_S)
+        self._was_held_up = trip_s > MOST_AHEAD_S
+        self.trip_s = max(usual_s, self.trip_s * (_EASED if self.trip_s <= MOST_AHEAD_S else _RELIEVED))
         latest = answered - theirs
         if self.ahead_s is not None:
             known = self.ahead_s + DRIFT * (answered - self._learnt)

@@ -111,6 +111,31 @@ async def test_no_place_is_booked_that_has_passed_when_the_answer_comes(far: Far
         assert at >= far.now - 1e-6
 
 
+async def test_a_trip_that_was_held_up_is_no_measure_of_the_next(far: Far, pacer: LedgerPacer) -> None:
+    """A line that was cut for half a minute: afterwards the key is used as before, and not once in half a minute."""
+    await claim(pacer, far)
+    for held_up_s in ([30.0], [30.0, 20.0]):
+        for far.back_s in held_up_s:
+            await claim(pacer, far)
+        far.back_s = 0.01
+        began, places = far.now, 0
+        while places < 50:
+            at, booked = await claim(pacer, far)
+            places += booked
+            # As the pool does: the next is asked for when its place comes near.
+            far.now = max(far.now, at - pacer.lead_s)
+        assert 5.0 < at - began < 5.0 + hosts.MOST_AHEAD_S + 2 * sum(held_up_s[1:])
+
+
+async def test_a_ledger_that_is_always_slow_is_booked_that_far_ahead(far: Far, pacer: LedgerPacer) -> None:
+    """Else every place would have passed when the answer comes."""
+    far.there_s = far.back_s = 2.0
+    places = [await claim(pacer, far) for _ in range(4)]
+    assert all(booked for _, booked in places)
+    assert places[-1][0] >= far.now - 1e-6
+    assert pacer._bridge.trip_s == pytest.approx(4.0)
+
+
 async def test_its_own_gates_come_first(far: Far, pacer: LedgerPacer) -> None:
     """A job that asks for less goes by that, and does not lose rate by the way to the ledger."""
     pacer._own.gates["images"].per_minute = 60.0

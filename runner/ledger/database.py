@@ -126,13 +126,14 @@ class Database(ABC):
 class Patience:
     """Waits for a ledger; `on_wait` is told once in each long wait, with its seconds so far.
 
-    `on_wait` is called in whichever thread waits.
+    `on_wait` is called in whichever thread waits; when several wait at once, by one of them.
     """
 
     def __init__(self, on_wait: Callable[[float], None] | None = None, *, wait_s: float | None = None) -> None:
         self._on_wait = on_wait
         self._wait_s = WAIT_S if wait_s is None else wait_s
         self._in_vain = False
+        self._is_told = False
 
     @property
     def wait_s(self) -> float:
@@ -159,12 +160,13 @@ class Patience:
                     self._in_vain = True
                     raise
                 if waited_s >= TELL_S and not told and self._on_wait is not None:
-                    told = True
-                    self._on_wait(waited_s)
+                    told, is_news, self._is_told = True, not self._is_told, True
+                    if is_news:
+                        self._on_wait(waited_s)
                 # Some refusals come at once, whatever the database was told to wait.
                 time.sleep(min(pause_s, limit_s))
             else:
-                self._in_vain = False
+                self._in_vain = self._is_told = False
                 return result
 
 

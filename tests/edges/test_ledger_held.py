@@ -7,7 +7,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,32 @@ def test_another_failure_is_not_waited_out(clock: Clock) -> None:
     with pytest.raises(sqlite3.OperationalError, match="full"):
         database.Patience().attempt(call)
     assert clock.now_s == 0
+
+
+def test_of_several_who_wait_one_tells(hasty: None) -> None:
+    """A server that is away keeps every thread of a run waiting: that is one message, and another the next time."""
+    told: list[float] = []
+    patience = database.Patience(told.append, wait_s=60)
+    for episode in (1, 2):
+        free = threading.Event()
+        waiting = threading.Barrier(5)
+
+        def call(waits: list[bool], free: threading.Event = free, waiting: threading.Barrier = waiting) -> None:
+            if not waits:
+                waits.append(True)
+                waiting.wait()
+            if not free.is_set():
+                raise sqlite3.OperationalError("database is locked")
+
+        threads = [threading.Thread(target=patience.attempt, args=(partial(call, []),)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        waiting.wait()
+        time.sleep(2 * database.TELL_S)
+        free.set()
+        for thread in threads:
+            thread.join()
+        assert len(told) == episode
 
 
 def test_a_change_waits_tells_and_gives_up_with_what_to_do(tmp_path: Path, hasty: None) -> None:

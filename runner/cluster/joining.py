@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import socket
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -157,10 +158,18 @@ def _join(ray: ModuleType, address: str) -> None:
             configure_logging=True,
             **told,
         )
-    except ConnectionError as error:
-        what = "no Ray cluster is found" if address == AUTO else f"there is no Ray cluster at {address}"
-        raise InputError(what, hint=_START) from error
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:
+        if "AuthenticationError" in "".join(traceback.format_exception(error)):  # the last cause of several, in words
+            raise InputError(
+                f"the Ray cluster at {address} is not for those without its token",
+                hint="set RAY_AUTH_MODE=token, and give the token that `ray start --head` made: RAY_AUTH_TOKEN, or a "
+                "file, ~/.ray/auth_token or that which RAY_AUTH_TOKEN_PATH names; so on every machine",
+            ) from error
+        if isinstance(error, ConnectionError):
+            what = "no Ray cluster is found" if address == AUTO else f"there is no Ray cluster at {address}"
+            raise InputError(what, hint=_START) from error
+        if not isinstance(error, RuntimeError | ValueError | OSError | ray.exceptions.RayError):
+            raise
         text = " ".join(str(error).split())
         if "Version mismatch" in text:
             raise InputError(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from runner.cluster import joining
 from runner.cluster.joining import Cluster, Node
 from runner.cluster.looking import opened
 from runner.cluster.messages import Place, Ready
@@ -35,6 +37,43 @@ def test_an_address_without_the_engine_is_a_slip(desk: Desk) -> None:
     said = desk.run(desk.manifest("job", GOOD), "--ray-address", "auto")
     assert said.code == 2
     assert "--engine ray" in said.err
+
+
+class _RayError(Exception):
+    """What Ray's own errors derive from."""
+
+
+def _as_ray_tells_it(text: str) -> Exception:
+    """The error that it means is the last words of the cause of another."""
+    error = ConnectionError("Failed to connect to Ray cluster at HOST:6379")
+    error.__cause__ = RuntimeError(f"Failed to connect to GCS. Last connection error: Traceback: {text}")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "hint"),
+    [
+        (
+            _as_ray_tells_it("ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken: the token is missing"),
+            "the Ray cluster at auto is not for those without its token",
+            "RAY_AUTH_MODE=token",
+        ),
+        (_as_ray_tells_it("Timed out"), "no Ray cluster is found", "ray start"),
+        (RuntimeError("Version mismatch: The cluster\nwas started with"), "do not fit each other", "same versions"),
+        (_RayError("it is\n no more"), "the Ray cluster at auto cannot be joined: it is no more", "ray start"),
+    ],
+)
+def test_why_a_cluster_cannot_be_joined_is_told(error: Exception, words: str, hint: str) -> None:
+    """Who brings no token is not told that there is no cluster."""
+
+    def init(**_: object) -> None:
+        raise error
+
+    ray = SimpleNamespace(init=init, exceptions=SimpleNamespace(RayError=_RayError))
+    with pytest.raises(InputError) as caught:
+        joining._join(cast(ModuleType, ray), joining.AUTO)
+    assert words in str(caught.value)
+    assert hint in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,10 @@ class Retryable(ProviderError):
         self.retry_after_s = retry_after_s
 
 
+class Unreached(Retryable):
+    """The request never left, for the provider could not be reached: it says nothing about the task."""
+
+
 class RateLimited(Retryable):
     """A 429 that means "slower": it says nothing about the task, only about the pace of everyone."""
 

@@ -299,7 +299,7 @@ class Attempt:
             decision: retry.Decision = retry.TryAgain(delay_s=0.0)
             tally = self._work.tally
         else:
-            tally = self._work.tally.plus(error)
+            tally = self._work.tally if run.breaker.spares(error) else self._work.tally.plus(error)
             decision = retry.decide(error, tally, run.settings.policy, run.jitter())
             # Before anything is awaited: what concerns everyone holds for the very next request.
             self._concerns_everyone(error, decision)

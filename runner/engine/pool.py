@@ -246,7 +246,7 @@ class Pool:
     async def _place_is_free(self) -> bool:
         """Wait for a place; False when the run was stopped meanwhile."""
         run = self._shared
-        while self._in_flight >= run.places.allowed and not run.stop.asked:
+        while self._in_flight >= (1 if run.breaker.is_cut_off else run.places.allowed) and not run.stop.asked:
             await self._change(None)
         return not run.stop.asked
 

@@ -19,7 +19,7 @@ import anyio
 import httpx2
 import openai
 
-from runner.errors import Lost, ProviderError, Refused, Retryable, StopRun
+from runner.errors import Lost, ProviderError, Refused, Retryable, StopRun, Unreached
 from runner.provider.answer import Answer, Made, request_id_of
 from runner.provider.decode import Sink
 from runner.provider.endpoint import Endpoint, Timeouts, is_loopback
@@ -248,7 +248,7 @@ class Wire:
         if isinstance(error, openai.APIConnectionError):
             cause = never_left(error)
             if cause is not None:
-                return Retryable(
+                return Unreached(
                     f"cannot reach {self.endpoint.base_url} ({reason(cause)})",
                     code="timeout_connect" if timed_out(cause) else "connection_failed",
                 )

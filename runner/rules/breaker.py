@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.errors import ProviderError, RateLimited, Retryable, TooManyFailures
+from runner.errors import ProviderError, RateLimited, Retryable, TooManyFailures, Unreached
 
 LEAST_IN_A_ROW = 100
 """Without a limit of the user's, so many failures in a row end a run ..."""
@@ -19,6 +19,8 @@ IN_A_ROW_PER_PLACE = 4
 OUTAGE_AFTER = 8
 """So many unbilled failures in a row are an outage of the provider, not of a task."""
 LONGEST_OUTAGE_WAIT_S = 10.0
+LONGEST_CUT_WAIT_S = 30.0
+"""The same while the provider cannot be reached at all, and one request at a time tries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +49,32 @@ class Breaker:
     in_a_row: int = 0
     ended: int = 0
     _outage: int = 0
+    _has_worked: bool = False
+    _unreached: int = 0
     _waits: int = 0
     _waiting_until: float = 0.0
 
     def image(self) -> None:
         """An image came: whatever was wrong is over."""
-        self.in_a_row = self._outage = self._waits = 0
+        self._has_worked = True
+        self.in_a_row = self._outage = self._unreached = self._waits = 0
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether a provider that has made images in this run cannot be reached any more.
+
+        That is no task's fault, and one request at a time is enough to see when it is over. Not where a run has no
+        limit of failures in a row: there it is the tasks' attempts that end it.
+        """
+        return self._has_worked and self._unreached >= OUTAGE_AFTER and self.limit.in_a_row is not None
+
+    def spares(self, error: ProviderError) -> bool:
+        """Whether this failure is not to be counted among the attempts of its task."""
+        return isinstance(error, Unreached) and self.is_cut_off
 
     def failure(self, error: ProviderError, *, final: bool) -> TooManyFailures | None:
         """A request brought no image; `final` when its task ends with that. What ends the run, if it is to end."""
+        self._unreached = self._unreached + 1 if isinstance(error, Unreached) else 0
         if isinstance(error, RateLimited) and not final:
             return None
         self.in_a_row += 1
@@ -78,7 +97,8 @@ class Breaker:
         """
         if self._outage < OUTAGE_AFTER or now < self._waiting_until:
             return 0.0
-        ceiling = min(LONGEST_OUTAGE_WAIT_S, self.base_s * 2.0 ** min(self._waits, 30))
+        longest_s = LONGEST_CUT_WAIT_S if self.is_cut_off else LONGEST_OUTAGE_WAIT_S
+        ceiling = min(longest_s, self.base_s * 2.0 ** min(self._waits, 30))
         self._waits += 1
         wait_s = ceiling * (0.5 + jitter / 2)
         self._waiting_until = now + wait_s

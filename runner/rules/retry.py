@@ -77,7 +77,7 @@ Decision = TryAgain | GiveUp | Refuse | Stop
 def decide(error: ProviderError, tally: Tally, policy: Policy, jitter: float) -> Decision:
     """What becomes of the task whose attempt ended in `error`.
 
-    `tally` includes this attempt; `jitter` is uniform in [0, 1).
+    `tally` includes this attempt, unless it is not to count; `jitter` is uniform in [0, 1).
     """
     match error:
         case StopRun():

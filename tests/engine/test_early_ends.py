@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 import trio.testing
 
 from runner.engine.events import AttemptBegan, Held
-from runner.errors import Refused, Retryable, TimeLimit, TooManyFailures
-from runner.rules.breaker import FailureLimit
+from runner.errors import Refused, Retryable, TimeLimit, TooManyFailures, Unreached
+from runner.rules.breaker import FailureLimit, default_limit
 from tests.engine.command_support import GOOD, REFUSED, Desk
 from tests.engine.support import Bench, Step, failing, inline
 
@@ -181,6 +182,55 @@ async def test_an_outage_of_ten_minutes_costs_a_few_tasks_not_hundreds(make: Cal
     probes = [call for call in bench.provider.calls if 60.0 < call.at_s < 630.0]
     assert len(probes) < 600, "less than one request a second, though four places are free"
     assert {held.outage for held in bench.heard(Held)} == {True}
+
+
+def _cut_off() -> Step:
+    return failing(Unreached("cannot reach the provider", code="timeout_connect"), 0.2)
+
+
+@pytest.mark.anyio
+async def test_a_network_that_is_gone_for_twenty_minutes_costs_no_task(make: Callable[[int], Bench]) -> None:
+    """It is nobody's fault: one request at a time looks whether it is over, and then all that is left is made."""
+    bench = make(300)
+    bench.pacer.gates = {}
+    bench.failures = default_limit(16)
+    bench.provider.judge = lambda call: _cut_off() if 5.0 < call.at_s < 1205.0 else None
+    bench.provider.otherwise = Step(latency_s=1.0)
+    pool = await bench.run(concurrency=16)
+    assert pool.error is None
+    assert Counter(bench.statuses().values()) == {"done": 300}
+    probes = [call.at_s for call in bench.provider.calls if 6.0 < call.at_s < 1205.0]
+    assert len(probes) < 100
+    assert min(later - before for before, later in pairwise(probes[30:])) > 1.0, "never two at a time"
+    bench.check_accounts()
+
+
+@pytest.mark.anyio
+async def test_a_provider_that_was_never_reached_ends_the_run_as_soon_as_any_failure(
+    make: Callable[[int], Bench],
+) -> None:
+    """A wrong address is no outage to sit through: the tasks' attempts count, and nobody waits for long."""
+    bench = make(10)
+    bench.provider.otherwise = _cut_off()
+    bench.failures = FailureLimit(in_a_row=100)
+    await bench.run(concurrency=4)
+    assert Counter(bench.statuses().values()) == {"failed": 10}
+    assert len(bench.provider.calls) == 50
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("limit", "ended"), [(100, "planned"), (None, "failed")])
+async def test_a_network_that_stays_away_ends_the_run(
+    make: Callable[[int], Bench], limit: int | None, ended: str
+) -> None:
+    """By its limit, with its tasks planned; where it has none, by the tasks' attempts."""
+    bench = make(60)
+    bench.failures = FailureLimit(in_a_row=limit)
+    bench.provider.judge = lambda call: _cut_off() if call.at_s > 1.0 else None
+    bench.provider.otherwise = Step(latency_s=0.5)
+    pool = await bench.run(concurrency=4)
+    assert isinstance(pool.error, TooManyFailures) == (limit is not None)
+    assert set(bench.statuses().values()) == {"done", ended}
 
 
 @pytest.mark.anyio

@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import Lost, ProviderError, RateLimited, Refused, Retryable, TooManyFailures, Unusable
-from runner.rules.breaker import LONGEST_OUTAGE_WAIT_S, OUTAGE_AFTER, Breaker, FailureLimit, default_limit
+from runner.errors import Lost, ProviderError, RateLimited, Refused, Retryable, TooManyFailures, Unreached, Unusable
+from runner.rules.breaker import (
+    LONGEST_CUT_WAIT_S,
+    LONGEST_OUTAGE_WAIT_S,
+    OUTAGE_AFTER,
+    Breaker,
+    FailureLimit,
+    default_limit,
+)
 
 DOWN = Retryable("HTTP 503", code="http_503")
 SLOWER = RateLimited("slower", code="rate_limit_exceeded")
@@ -120,3 +127,57 @@ def test_a_wait_is_bounded(story: list[tuple[float, float]]) -> None:
         now += passed
         subject.failure(DOWN, final=False)
         assert 0.0 <= subject.wait_s(now, jitter) <= LONGEST_OUTAGE_WAIT_S
+
+
+UNREACHED = Unreached("cannot reach the provider", code="connection_failed")
+
+
+def test_a_provider_that_is_out_of_reach_is_no_tasks_fault() -> None:
+    """Once it has worked, and until anything else is heard of it, no failure is counted against a task."""
+    subject = breaker(in_a_row=100)
+    for _ in range(2 * OUTAGE_AFTER):
+        subject.failure(UNREACHED, final=False)
+    assert not subject.is_cut_off, "it has never worked: the address may be wrong"
+    subject.image()
+    for _ in range(OUTAGE_AFTER):
+        assert not subject.spares(UNREACHED)
+        subject.failure(UNREACHED, final=False)
+    assert subject.is_cut_off
+    assert subject.spares(UNREACHED)
+    assert not any(subject.spares(kind) for kind in KINDS)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, SLOWER, None])
+def test_whatever_comes_from_the_provider_ends_that(kind: ProviderError | None) -> None:
+    """An image, or an error of any other kind."""
+    subject = breaker(in_a_row=100)
+    subject.image()
+    for _ in range(OUTAGE_AFTER):
+        subject.failure(UNREACHED, final=False)
+    assert subject.is_cut_off
+    if kind is None:
+        subject.image()
+    else:
+        subject.failure(kind, final=False)
+    assert not subject.is_cut_off
+
+
+def test_without_a_limit_of_failures_in_a_row_the_tasks_attempts_end_a_run() -> None:
+    subject = breaker(share=0.5)
+    subject.image()
+    for _ in range(2 * OUTAGE_AFTER):
+        subject.failure(UNREACHED, final=False)
+    assert not subject.is_cut_off
+
+
+def test_who_is_cut_off_waits_longer() -> None:
+    """One request in half a minute: a hundred failures in a row, which would end the run, take most of an hour."""
+    subject = breaker(in_a_row=100)
+    subject.image()
+    now, waits = 0.0, []
+    for _ in range(OUTAGE_AFTER + 9):
+        subject.failure(UNREACHED, final=False)
+        waits.append(subject.wait_s(now, 1 - 2**-53))
+        now += waits[-1]
+    assert waits[OUTAGE_AFTER - 1 :][:3] == pytest.approx([1.0, 2.0, 4.0])
+    assert waits[-1] == pytest.approx(LONGEST_CUT_WAIT_S)

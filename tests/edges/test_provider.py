@@ -24,6 +24,7 @@ from runner.errors import (
     Retryable,
     StopRun,
     StoreError,
+    Unreached,
     Unusable,
 )
 from runner.provider import Endpoint, Timeouts, connect
@@ -245,7 +246,7 @@ async def test_a_connection_that_was_refused_never_left() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         error = (await ask(f"http://127.0.0.1:{unused.getsockname()[1]}/v1")).error
-    assert type(error) is Retryable
+    assert type(error) is Unreached
     assert error.code == "connection_failed"
     assert "127.0.0.1" in error.message
 
@@ -258,7 +259,7 @@ async def test_a_name_that_does_not_resolve_never_left(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     error = (await ask("https://images.invalid/v1")).error
-    assert type(error) is Retryable
+    assert type(error) is Unreached
     assert error.code == "connection_failed"
 
 
@@ -278,7 +279,7 @@ async def test_a_connection_that_is_never_made_times_out_and_never_left() -> Non
         finally:
             for each in waiting:
                 each.close()
-    assert type(error) is Retryable
+    assert type(error) is Unreached
     assert error.code == "timeout_connect"
 
 

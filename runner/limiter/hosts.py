@@ -40,7 +40,7 @@ SAMPLES = 3
 _EASED = 0.95
 """What is left of a long trip with each that is shorter."""
 _RELIEVED = 0.5
-"""The same of one that no place is booked so far ahead for: places are not to be lost, but time is."""
+"""The same while it is longer than places are booked ahead: what held it up is forgotten sooner."""
 
 
 class Gates(Protocol):

@@ -171,7 +171,7 @@ def test_without_a_limit_of_failures_in_a_row_the_tasks_attempts_end_a_run() -> 
 
 
 def test_who_is_cut_off_waits_longer() -> None:
-    """One request in half a minute: a hundred failures in a row, which would end the run, take most of an hour."""
+    """One request in half a minute: a hundred failures in a row, which would end the run, take half an hour."""
     subject = breaker(in_a_row=100)
     subject.image()
     now, waits = 0.0, []

@@ -27,6 +27,7 @@ ALL = [
     errors.StoreError("words", hint="move it"),
     errors.ProviderError("words", code="odd", http_status=418, request_id="r-1", hint="ask"),
     errors.Retryable("words", code="server_error", http_status=500, request_id="r-2", retry_after_s=1.5),
+    errors.Unreached("words", code="connection_failed"),
     errors.RateLimited("words", code="rate_limit", http_status=429, request_id="r-3", retry_after_s=0.25),
     errors.Lost("words", code="connection_cut", http_status=200, request_id="r-4"),
     errors.Expired("words", code="batch_expired"),

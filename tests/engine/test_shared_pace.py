@@ -146,7 +146,7 @@ def test_runs_on_three_hosts_keep_the_limit_of_their_key(hosts: Hosts) -> None:
 
 def test_a_host_that_asks_for_less_one_that_comes_late_and_one_that_is_killed_change_nothing(hosts: Hosts) -> None:
     """The others use what one leaves; what one had booked when it died is a moment's loss."""
-    hosts.start(300)
+    hosts.start(2000)  # more than it comes to before it is killed, however slowly the others start
     hosts.start(8, per_minute=60)
     hosts.begun(0, 40)
     hosts.start(90)

@@ -1,7 +1,7 @@
 """What one invocation means: its options, the job and its manifest, the provider and its key, limits.
 
 Owns the defaults that depend on the environment and on the date, and the choice between what the command line, the
-manifest and the catalog say. Refuses to send and to write.
+manifest and the catalog say. Refuses to send and to write. It is long because each option of a run has its place here.
 """
 
 from __future__ import annotations

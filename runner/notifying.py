@@ -2,6 +2,7 @@
 
 Owns what is sent, to whom, how often, and how long that may take. Refuses to fail: whatever goes wrong is a warning,
 and no run ends otherwise for it. What of a URL or a key is secret stays here, whoever complains.
+It is long because webhooks and commands share the message, the time and the secrets.
 """
 
 from __future__ import annotations

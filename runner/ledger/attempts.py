@@ -1,7 +1,8 @@
 """What happens to one task: every statement that moves it, each inside a transaction that the caller holds.
 
 Owns the compare-and-set (`move`) and the record of attempts and assets. The table in `tasks.py` says which moves exist;
-a move that does not find its task in the expected status is an error, not a no-op.
+a move that does not find its task in the expected status is an error, not a no-op. It is long because every way in
+which an attempt begins and ends is here.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ An enrolment is many transactions, so that no other job waits long for one of th
   what it has in common with the half it moves, and the rest is as any task that is no longer wanted.
 - The last transaction counts: as many tasks as were told must have the new number, or it is undone.
 
-Whoever enrols holds the job's lock; that nobody came between is seen in the last transaction all the same.
+Whoever enrols holds the job's lock; that nobody came between is seen in the last transaction all the same. It is long
+because the steps are one thing: each is only right as the others are.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 Owns columns, keys, checks and indices. Refuses to query: rows never leave this package, and hot paths use these tables
 through Core statements. Times are milliseconds since 1970 (UTC), money is micro-dollars.
+It is long because the whole schema is here, and nothing else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The keys of a manifest and their shapes, as frozen Pydantic models: a stranger's data comes in here.
 
 Owns which keys exist, the kind and range of each value, and the defaults. Refuses to know the catalog (`judging`), the
-file's places (`loading`), and how tasks come of it (`expansion`).
+file's places (`loading`), and how tasks come of it (`expansion`). It is long because every key of a manifest is here.
 """
 
 from __future__ import annotations
